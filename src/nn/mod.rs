@@ -7,6 +7,8 @@ mod network;
 mod parameter;
 mod random;
 
+pub(crate) mod variables;
+
 pub use init::Init;
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub(crate) use parameter::read;
