@@ -9,5 +9,7 @@ pub mod nn;
 pub mod optim;
 pub mod progress;
 pub mod summary;
+mod unwind;
 
+pub use device::{Device, DeviceSpec};
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};

@@ -1,0 +1,237 @@
+//! One named tensor of a network.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dfdx::shapes::{HasShape, Shape};
+use dfdx::tensor_ops::ReshapeTo;
+
+#[cfg(test)]
+use crate::nn::Gradients;
+use crate::nn::{Init, Tensor};
+use crate::{Device, ModelError, ModelResult};
+
+/// A tensor that a network owns: trained, saved and restored under its name. Layers hold parameters and take
+/// [shaped](Self::shaped) views of them in their forward pass. It is kept flat, so that optimisers and checkpoints need
+/// not know its rank.
+///
+/// There is no `Clone`: clones of a dfdx tensor share its identity, and gradients of the two would be added up.
+#[derive(Debug)]
+pub struct Parameter<D: Device> {
+    /// On the host this is behind `host` after an update, and brought up to date when dfdx's own operations ask for it.
+    tensor: Mutex<Tensor<(usize,), D>>,
+    /// On the host, the values themselves: our kernels read and update them without the copies that dfdx's private storage costs.
+    host: Option<Arc<Vec<f32>>>,
+    tensor_is_stale: AtomicBool,
+    dims: Vec<usize>,
+    trainable: bool,
+}
+
+/// How many times a tensor was copied from a device to the host: asserted by tests, since each one waits for the device.
+static HOST_READS: AtomicU64 = AtomicU64::new(0);
+
+/// How many times this process copied a tensor from a device to the host through this crate. Take the difference over
+/// an epoch to see that training does not wait for the device in every step.
+pub fn host_reads() -> u64 {
+    HOST_READS.load(Ordering::Relaxed)
+}
+
+/// Reads a tensor's values in row-major order, and counts the read.
+pub(crate) fn read<S: Shape, D: Device, T>(tensor: &Tensor<S, D, T>) -> Vec<f32> {
+    HOST_READS.fetch_add(1, Ordering::Relaxed);
+    tensor.as_vec()
+}
+
+impl<D: Device> Parameter<D> {
+    /// A trainable parameter of these dimensions, filled by `init` from the device's generator. `fans` are the numbers of
+    /// inputs that feed one output and of outputs that one input feeds, which the Glorot and He initialisations need.
+    ///
+    /// # Errors
+    /// When the product of the dimensions overflows, the initialisation is impossible, or the device's memory runs out.
+    pub fn new(device: &D, dims: &[usize], init: &Init, fans: (usize, usize)) -> ModelResult<Self> {
+        let values = init.sample(element_count(dims)?, fans.0, fans.1, device.random_u64())?;
+        Self::from_vec(device, dims, values)
+    }
+
+    /// A trainable parameter with these values in row-major order.
+    ///
+    /// # Errors
+    /// When the number of values is not the product of the dimensions.
+    pub fn from_vec(device: &D, dims: &[usize], values: Vec<f32>) -> ModelResult<Self> {
+        let len = element_count(dims)?;
+        if values.len() != len {
+            let message = format!("parameter of shape {dims:?}: found {} values, expected {len}", values.len());
+            return Err(ModelError::msg(message));
+        }
+        let host = D::READS_ARE_FREE.then(|| Arc::new(values.clone()));
+        let tensor = Mutex::new(device.try_tensor_from_vec(values, (len,))?);
+        Ok(Self { tensor, host, tensor_is_stale: AtomicBool::new(false), dims: dims.to_vec(), trainable: true })
+    }
+
+    /// The same, but kept out of training: running statistics, given embeddings.
+    #[must_use]
+    pub fn frozen(mut self) -> Self {
+        self.trainable = false;
+        self
+    }
+
+    /// Whether optimisers update it.
+    pub fn is_trainable(&self) -> bool {
+        self.trainable
+    }
+
+    /// Freezes it, or lets optimisers update it again.
+    pub fn set_trainable(&mut self, trainable: bool) {
+        self.trainable = trainable;
+    }
+
+    /// Its dimensions.
+    pub fn dims(&self) -> &[usize] {
+        &self.dims
+    }
+
+    /// The number of values.
+    pub fn len(&self) -> usize {
+        self.lock().shape().0
+    }
+
+    /// Whether it holds no value at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All values as a vector that shares identity with the parameter: gradients that reach it belong to the parameter.
+    pub fn flat(&self) -> Tensor<(usize,), D> {
+        let mut tensor = self.lock();
+        if let Some(host) = &self.host
+            && self.tensor_is_stale.swap(false, Ordering::AcqRel)
+        {
+            tensor.copy_from(host);
+        }
+        tensor.clone()
+    }
+
+    /// The values in this shape, sharing identity as [`flat`](Self::flat) does: what a forward pass of dfdx operations uses.
+    ///
+    /// # Errors
+    /// When the shape has another number of elements.
+    pub fn shaped<S: Shape>(&self, shape: S) -> ModelResult<Tensor<S, D>> {
+        if shape.num_elements() != self.len() {
+            return Err(ModelError::msg(format!(
+                "parameter of shape {:?}: cannot be used as {:?}, which has another number of elements",
+                self.dims,
+                shape.concrete()
+            )));
+        }
+        Ok(self.flat().try_reshape_like(&shape)?)
+    }
+
+    /// The tensor with the parameter's identity, its values possibly out of date: for the gradients of our own operations.
+    pub(crate) fn identity(&self) -> Tensor<(usize,), D> {
+        self.lock().clone()
+    }
+
+    /// On the host, the values, shared with the parameter until it is next updated; `None` on other devices.
+    pub(crate) fn host(&self) -> Option<&Arc<Vec<f32>>> {
+        self.host.as_ref()
+    }
+
+    /// On the host, the values to update in place; `None` on other devices, where [`update`](Self::update) is the way.
+    pub(crate) fn host_mut(&mut self) -> Option<&mut [f32]> {
+        let host = self.host.as_mut()?;
+        *self.tensor_is_stale.get_mut() = true;
+        Some(Arc::make_mut(host).as_mut_slice())
+    }
+
+    /// Changes the flat tensor in place, on any device: how an optimiser of your own applies dfdx's kernels.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn update<T>(&mut self, change: impl FnOnce(&mut Tensor<(usize,), D>) -> ModelResult<T>) -> ModelResult<T> {
+        drop(self.flat());
+        let tensor = self.tensor.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let result = change(tensor);
+        if let Some(host) = &mut self.host {
+            tensor.copy_into(Arc::make_mut(host).as_mut_slice());
+        }
+        result
+    }
+
+    /// Copies the values to the host, in row-major order.
+    pub fn values(&self) -> Vec<f32> {
+        HOST_READS.fetch_add(1, Ordering::Relaxed);
+        if let Some(host) = &self.host {
+            return host.as_ref().clone();
+        }
+        let tensor = self.lock();
+        let mut values = vec![0.0; tensor.shape().0];
+        tensor.copy_into(&mut values);
+        values
+    }
+
+    /// Overwrites all values, keeping the parameter's identity.
+    ///
+    /// # Errors
+    /// When the number of values is another one.
+    pub fn set_values(&mut self, values: &[f32]) -> ModelResult<()> {
+        if values.len() != self.len() {
+            return Err(ModelError::msg(format!(
+                "parameter of shape {:?}: found {} values, expected {}",
+                self.dims,
+                values.len(),
+                self.len()
+            )));
+        }
+        self.tensor.get_mut().unwrap_or_else(PoisonError::into_inner).copy_from(values);
+        *self.tensor_is_stale.get_mut() = false;
+        if let Some(host) = &mut self.host {
+            Arc::make_mut(host).copy_from_slice(values);
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tensor<(usize,), D>> {
+        // A panic while the lock was held cannot leave a tensor half made.
+        self.tensor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The product of dimensions, which come from hyper-parameters and files.
+pub(crate) fn element_count(dims: &[usize]) -> ModelResult<usize> {
+    dims.iter()
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
+        .filter(|&count| count <= isize::MAX as usize / size_of::<f32>())
+        .ok_or_else(|| ModelError::msg(format!("shape {dims:?} has more elements than memory can hold")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Cpu, DeviceSpec};
+    use dfdx::tensor::Trace;
+    use dfdx::tensor_ops::{Backward, SumTo, TryMul};
+
+    #[test]
+    fn both_ways_of_updating_are_seen_by_both_ways_of_reading() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let mut parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        parameter.host_mut().unwrap()[0] = 5.0;
+        assert_eq!(parameter.flat().as_vec(), [5.0, 2.0, 3.0, 4.0]);
+        parameter.update(|tensor| Ok(tensor.copy_from(&[9.0, 8.0, 7.0, 6.0]))).unwrap();
+        assert_eq!(parameter.values(), [9.0, 8.0, 7.0, 6.0]);
+        parameter.host_mut().unwrap()[3] = 1.0;
+        parameter.set_values(&[0.0; 4]).unwrap();
+        assert_eq!(parameter.shaped((2, 2)).unwrap().as_vec(), [0.0; 4]);
+        assert!(parameter.shaped((3,)).is_err());
+    }
+
+    #[test]
+    fn gradients_of_a_shaped_view_belong_to_the_parameter() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        let view = parameter.shaped((2, 2)).unwrap();
+        let loss = view.trace(Gradients::leaky()).try_mul(3.0).unwrap().sum::<(), _>();
+        let gradients = loss.backward();
+        assert_eq!(gradients.get(&parameter.identity()).as_vec(), [3.0; 4]);
+    }
+}
