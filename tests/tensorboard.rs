@@ -1,6 +1,8 @@
 //! The real TensorBoard reads what is written. It is looked for in the Python that `ELISTIMATOR_PYTHON` names, or `python3`;
 //! without it these tests say that they are skipped.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use elistimator::summary::EventWriter;
 use serde_json::Value;
 use std::{
