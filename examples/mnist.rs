@@ -102,9 +102,8 @@ fn run<D: Device>(args: &Args) -> Result<()> {
         .device(args.device)
         .seed(args.seed)
         .resume_or_start()?;
-    estimator.setup(
-        Inputs::train(mnist.train().shuffle(10_000).batch(56).prefetch(2)).validation(mnist.test().batch(56)),
-    )?;
+    estimator
+        .setup(Inputs::train(mnist.train().shuffle(10_000).batch(56).prefetch(2)).validation(mnist.test().batch(56)))?;
 
     while estimator.epoch() < args.epochs {
         estimator.train()?.validate()?;

@@ -50,7 +50,8 @@ fn run<D: Device>(args: &Args) -> Result<()> {
     let test = points(2_000, 2)?;
     let mut sum: Vec<f32> = Vec::new();
     for snapshot in &snapshots {
-        let member = Builder::<Ring, D>::from_disk(estimator.model_dir(), snapshot.step)?.device(args.device).build()?;
+        let member =
+            Builder::<Ring, D>::from_disk(estimator.model_dir(), snapshot.step)?.device(args.device).build()?;
         println!("member of step {}: {}", snapshot.step, member.evaluate(test.batch(100))?);
         let mut probabilities = Vec::new();
         for outputs in member.predict_all(test.batch(100))? {

@@ -27,7 +27,10 @@ network! {
 }
 
 impl<D: Device> Mlp<D> {
-    fn forward<T: Tape<f32, D>>(&self, points: Tensor<(usize, usize), D, T>) -> ModelResult<Tensor<(usize, usize), D, T>> {
+    fn forward<T: Tape<f32, D>>(
+        &self,
+        points: Tensor<(usize, usize), D, T>,
+    ) -> ModelResult<Tensor<(usize, usize), D, T>> {
         self.logits.forward(self.dropout.forward(self.hidden.forward(points)?)?)
     }
 }

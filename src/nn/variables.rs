@@ -31,7 +31,8 @@ pub(crate) fn prepare<D: Device, N: Network<D>>(net: &N, seed: u64) -> ModelResu
     let mut names = BTreeSet::new();
     net.visit(&mut Visitor::new(&mut |name, part| {
         if !names.insert(name.to_owned()) {
-            let message = format!("two parts of the network are named {name:?}; names must differ, since they are those on disk");
+            let message =
+                format!("two parts of the network are named {name:?}; names must differ, since they are those on disk");
             return Err(Error::new(ErrorKind::InvalidArgument, message).into());
         }
         if let Part::Random(stream) = part {
