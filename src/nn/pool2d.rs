@@ -108,12 +108,14 @@ pool2d!(
     AvgPool2D, "average pool", Pooling::Average
 );
 
+type Pooled<B, C, D, T> = Tensor<(B, C, usize, usize), D, T>;
+
 fn pool<B: Dim, C: Dim, H: Dim, W: Dim, D: Device, T: Tape<f32, D>>(
     x: Tensor<(B, C, H, W), D, T>,
     window: &Window,
     name: &str,
     pooling: Pooling,
-) -> ModelResult<Tensor<(B, C, usize, usize), D, T>> {
+) -> ModelResult<Pooled<B, C, D, T>> {
     window.check(name)?;
     let (batch, channels, height, width) = *x.shape();
     let dims = (batch.size(), channels.size(), height.size(), width.size());

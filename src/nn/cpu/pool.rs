@@ -7,8 +7,7 @@ use rayon::prelude::*;
 use super::record::{flat, record};
 use super::scratch::Scratch;
 use crate::ModelResult;
-use crate::nn::Tensor;
-use crate::nn::backend::Pooling;
+use crate::nn::backend::{Images, Pooling};
 use crate::nn::reference::counts;
 use crate::nn::window::WindowOver;
 
@@ -80,10 +79,10 @@ pub(super) fn unpool_blocks(
 
 /// See [`Backend::pool2d`](crate::nn::backend::Backend::pool2d).
 pub(crate) fn pool2d<T: Tape<f32, Cpu>>(
-    x: Tensor<(usize, usize, usize, usize), Cpu, T>,
+    x: Images<Cpu, T>,
     window: &WindowOver,
     pooling: Pooling,
-) -> ModelResult<Tensor<(usize, usize, usize, usize), Cpu, T>> {
+) -> ModelResult<Images<Cpu, T>> {
     let w = *window;
     let (x, mut tape) = x.try_contiguous()?.split_tape();
     let input = Scratch::copy_of(&x);
