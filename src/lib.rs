@@ -24,18 +24,46 @@
 //!
 //! [dfdx]: https://docs.rs/dfdx
 
+mod builder;
 pub mod checkpoint;
+mod checkpointing;
 pub mod data;
 pub mod device;
+mod elistimator;
 mod error;
+mod evaluation;
+mod features;
+mod feed;
+mod gradient_pool;
+mod hashes;
+mod inputs;
+mod interrupt;
+mod logs;
 pub mod metrics;
+mod model_fn;
 pub mod nn;
 pub mod optim;
+mod prediction;
+pub mod prelude;
 pub mod progress;
+mod settings;
+mod setup;
 pub mod summary;
+mod training_log;
 mod unwind;
+
+pub(crate) use setup::lock;
 
 pub use dfdx;
 
+pub use builder::{Builder, Every, Mode, NotFinite};
+pub use checkpointing::Which;
 pub use device::{Device, DeviceSpec};
+pub use elistimator::Elistimator;
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};
+pub use hashes::Hashes;
+pub use features::{Features, Indices};
+pub use inputs::{InputFn, Inputs};
+pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
+pub use prediction::{Predictions, Request};
+pub use settings::{Difference, Setting};
