@@ -146,7 +146,8 @@ fn write_all(dir: &Path, learning_rate: f64) {
     let charts = [Chart::lines("losses", ["loss", "critic/loss"]), Chart::margin("bounds", "loss", "low", "high")];
     train.layout(&Layout::new().category("Losses", charts)).unwrap();
     for step in 0..10u64 {
-        let (at, loss) = (step as f64, 2.0 * (-learning_rate * 300.0 * step as f64).exp() + 0.05);
+        let at = step as f64;
+        let loss = 2.0 * (-learning_rate * 40.0 * at).exp() + 0.05;
         let values = [("loss", loss), ("critic/loss", 1.0 / (at + 1.0)), ("low", loss * 0.8), ("high", loss * 1.2)];
         train.scalars(&values, 100 * step).unwrap();
         let noise = |i: u32| f64::from(i.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24);
@@ -154,7 +155,6 @@ fn write_all(dir: &Path, learning_rate: f64) {
             (0..2000).map(|i| ((0..6).map(|k| noise(6 * i + k)).sum::<f64>() / 3.0 - 1.0 + 0.05 * at) as f32).collect();
         train.histogram("dense/weight", &Histogram::of(&weights), 100 * step).unwrap();
     }
-    train.histogram("nothing", &Histogram::of(&[f32::NAN]), 900).unwrap();
     let pixels: Vec<u8> = (0..64u32 * 48).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 5) as u8, 128]).collect();
     train.image("samples/colour", &Image::rgb(64, 48, pixels).unwrap(), 900).unwrap();
     let pixels: Vec<u8> = (0..64u32 * 48).map(|i| (i % 64 * 4) as u8).collect();
@@ -187,6 +187,13 @@ fn every_kind_of_summary_arrives() {
     let dir = tempfile::tempdir().unwrap();
     write_all(&dir.path().join("a"), 0.01);
     write_all(&dir.path().join("b"), 0.03);
+    // What can go wrong in a run must not spoil the pages of the others.
+    let mut strange = EventWriter::create(dir.path().join("strange/train"), 0).unwrap();
+    strange.histogram("nothing", &Histogram::of(&[f32::NAN]), 0).unwrap();
+    strange.scalars(&[("", f64::INFINITY), ("ü \u{1f980}/\n", f64::MAX)], u64::MAX).unwrap();
+    strange.text("", "", 0).unwrap();
+    strange.pr_curve("nothing", &PrCurve::of(&[], &[], 2).unwrap(), 0).unwrap();
+    strange.flush().unwrap();
     let experiment = r#"POST /data/plugin/hparams/experiment {"experimentName": ""}"#;
     let metric = |tag: &str| serde_json::json!({ "metric": { "group": "validation", "tag": tag } });
     let columns = serde_json::json!([{ "hparam": "learning_rate", "order": "ORDER_ASC" }, metric("accuracy")]);

@@ -7,7 +7,12 @@ use plotters::{
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    ops::Range,
+    path::Path,
+};
 
 const WIDTH: u32 = 800;
 const PANEL: u32 = 300;
@@ -45,10 +50,15 @@ pub fn curves(history: &History, path: impl AsRef<Path>) -> Result<()> {
     let mut panels: Vec<_> = panels.into_iter().collect();
     panels.sort_by_key(|(name, _)| name != "loss");
     panels.truncate(PANELS);
+    // One colour for a source and one axis of steps, in all panels.
+    let sources: BTreeSet<&String> = panels.iter().flat_map(|(_, curves)| curves).map(|curve| &curve.source).collect();
+    let sources: Vec<&String> = sources.into_iter().collect();
+    let steps = panels.iter().flat_map(|(_, curves)| curves).flat_map(|curve| &curve.points).map(|point| point.0);
+    let steps = range(steps, 0.0);
     let height = PANEL * u32::try_from(panels.len()).unwrap_or(1);
     save(path.as_ref(), (WIDTH, height), |area| {
         for (area, (name, curves)) in area.split_evenly((panels.len(), 1)).iter().zip(&panels) {
-            panel(area, name, curves)?;
+            panel(area, name, curves, steps.clone(), &sources)?;
         }
         Ok(())
     })
@@ -131,16 +141,15 @@ struct Curve {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawing = std::result::Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-fn panel(area: &Area<'_>, name: &str, curves: &[Curve]) -> Drawing {
-    let points = || curves.iter().flat_map(|curve| &curve.points);
-    let (x, y) = (range(points().map(|point| point.0), 0.0), range(points().map(|point| point.1), 0.05));
+fn panel(area: &Area<'_>, name: &str, curves: &[Curve], steps: Range<f64>, sources: &[&String]) -> Drawing {
+    let values = range(curves.iter().flat_map(|curve| &curve.points).map(|point| point.1), 0.05);
     let title: String = name.chars().take(60).collect();
     let mut chart = ChartBuilder::on(area)
         .caption(title, ("sans-serif", 18))
         .margin(12)
         .x_label_area_size(30)
         .y_label_area_size(64)
-        .build_cartesian_2d(x, y)?;
+        .build_cartesian_2d(steps, values)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -151,7 +160,9 @@ fn panel(area: &Area<'_>, name: &str, curves: &[Curve]) -> Drawing {
         .y_label_formatter(&|value| label(*value))
         .x_desc("step")
         .draw()?;
-    for (curve, colour) in curves.iter().zip(COLOURS.iter().cycle()) {
+    for curve in curves {
+        let source = sources.iter().position(|source| **source == curve.source).unwrap_or(0);
+        let colour = COLOURS[source % COLOURS.len()];
         let style = colour.stroke_width(2);
         let drawn = match curve.points.as_slice() {
             // A line through one point is nothing to see.
@@ -179,7 +190,7 @@ fn finite(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
 }
 
 /// From the smallest to the largest, with a margin, and never empty.
-fn range(values: impl Iterator<Item = f64>, margin: f64) -> std::ops::Range<f64> {
+fn range(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     let (low, high) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     let width = high - low;
     // Less than the axis can tell apart.
@@ -313,7 +324,7 @@ mod tests {
             .map(|i| {
                 if i / 10 == i % 10 {
                     950 + i
-                } else if i * 7 % 11 == 0 {
+                } else if i % 7 == 3 {
                     i % 13
                 } else {
                     0
