@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use elistimator::summary::EventWriter;
+use elistimator::summary::{Chart, Embedding, EventWriter, Histogram, HyperParameters, Image, Layout, PrCurve};
 use serde_json::Value;
 use std::{
     path::Path,
@@ -128,4 +128,152 @@ fn the_curves_of_a_resumed_run_do_not_overlap() {
     for fast in [false, true] {
         check(&http(dir.path(), fast, &["/data/plugin/scalars/scalars?run=train&tag=loss"])[0], 1, 2);
     }
+}
+
+fn digit_3() -> PrCurve {
+    let labels: Vec<bool> = (0..1000).map(|i| i * 7919 % 1000 > 500).collect();
+    let predictions: Vec<f32> =
+        (0..1000).map(|i| (i * 7919 % 1000) as f32 / 1000.0 * 0.6 + (i * 31 % 400) as f32 / 1000.0).collect();
+    PrCurve::of(&labels, &predictions, 51).unwrap()
+}
+
+/// A run of everything there is, as a model directory has it.
+fn write_all(dir: &Path, learning_rate: f64) {
+    let mut root = EventWriter::create(dir, 0).unwrap();
+    let model = serde_json::json!({ "learning_rate": learning_rate, "augment": true, "optimizer": { "name": "sgd" } });
+    root.hyper_parameters(&HyperParameters::of(&model).unwrap()).unwrap();
+    let mut train = EventWriter::create(dir.join("train"), 0).unwrap();
+    let charts = [Chart::lines("losses", ["loss", "critic/loss"]), Chart::margin("bounds", "loss", "low", "high")];
+    train.layout(&Layout::new().category("Losses", charts)).unwrap();
+    for step in 0..10u64 {
+        let at = step as f64;
+        let loss = 2.0 * (-learning_rate * 40.0 * at).exp() + 0.05;
+        let values = [("loss", loss), ("critic/loss", 1.0 / (at + 1.0)), ("low", loss * 0.8), ("high", loss * 1.2)];
+        train.scalars(&values, 100 * step).unwrap();
+        let noise = |i: u32| f64::from(i.wrapping_mul(2_654_435_761) >> 8) / f64::from(1 << 24);
+        let weights: Vec<f32> =
+            (0..2000).map(|i| ((0..6).map(|k| noise(6 * i + k)).sum::<f64>() / 3.0 - 1.0 + 0.05 * at) as f32).collect();
+        train.histogram("dense/weight", &Histogram::of(&weights), 100 * step).unwrap();
+    }
+    let pixels: Vec<u8> = (0..64u32 * 48).flat_map(|i| [(i % 64 * 4) as u8, (i / 64 * 5) as u8, 128]).collect();
+    train.image("samples/colour", &Image::rgb(64, 48, pixels).unwrap(), 900).unwrap();
+    let pixels: Vec<u8> = (0..64u32 * 48).map(|i| (i % 64 * 4) as u8).collect();
+    train.image("samples/gray", &Image::gray(64, 48, pixels).unwrap(), 900).unwrap();
+    train.text("network", "| layer | parameters |\n|---|---|\n| conv1 | 832 |\n| **all** | 3274634 |", 0).unwrap();
+    let points: Vec<f32> = (0..200).flat_map(|i| [0.3, 0.7, 1.1].map(|k| (i as f32 * k).sin())).collect();
+    Embedding::new(points, 3)
+        .unwrap()
+        .column("word", (0..200).map(|i| format!("word {i}")))
+        .unwrap()
+        .column("class", (0..200).map(|i| format!("{}", i % 5)))
+        .unwrap()
+        .write(dir.join("train"), "words")
+        .unwrap();
+    train.flush().unwrap();
+
+    let mut validation = EventWriter::create(dir.join("validation"), 0).unwrap();
+    validation.scalars(&[("accuracy", 1.0 - learning_rate), ("loss", 0.5)], 900).unwrap();
+    validation.pr_curve("digit_3", &digit_3(), 900).unwrap();
+    validation.flush().unwrap();
+    root.session_end(true).unwrap();
+    root.flush().unwrap();
+}
+
+#[test]
+fn every_kind_of_summary_arrives() {
+    if !installed("every_kind_of_summary_arrives") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    write_all(&dir.path().join("a"), 0.01);
+    write_all(&dir.path().join("b"), 0.03);
+    // What can go wrong in a run must not spoil the pages of the others.
+    let mut strange = EventWriter::create(dir.path().join("strange/train"), 0).unwrap();
+    strange.histogram("nothing", &Histogram::of(&[f32::NAN]), 0).unwrap();
+    strange.scalars(&[("", f64::INFINITY), ("ü \u{1f980}/\n", f64::MAX)], u64::MAX).unwrap();
+    strange.text("", "", 0).unwrap();
+    strange.pr_curve("nothing", &PrCurve::of(&[], &[], 2).unwrap(), 0).unwrap();
+    strange.flush().unwrap();
+    let experiment = r#"POST /data/plugin/hparams/experiment {"experimentName": ""}"#;
+    let metric = |tag: &str| serde_json::json!({ "metric": { "group": "validation", "tag": tag } });
+    let columns = serde_json::json!([{ "hparam": "learning_rate", "order": "ORDER_ASC" }, metric("accuracy")]);
+    let query = serde_json::json!({
+        "experimentName": "", "startIndex": 0, "sliceSize": 10, "colParams": columns,
+        "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+        "aggregationType": "AGGREGATION_AVG",
+    });
+    let sessions = format!("POST /data/plugin/hparams/session_groups {query}");
+    let routes = [
+        "/data/plugin/histograms/histograms?run=a/train&tag=dense/weight",
+        "/data/plugin/images/images?run=a/train&tag=samples/colour&sample=0",
+        "/data/plugin/text/text?run=a/train&tag=network",
+        "/data/plugin/pr_curves/pr_curves?run=a/validation&tag=digit_3",
+        "/data/plugin/custom_scalars/layout",
+        "/data/plugin/projector/runs",
+        "/data/plugin/projector/info?run=a/train",
+        "/data/plugin/projector/metadata?run=a/train&name=words",
+        "/data/plugin/projector/tensor?run=a/train&name=words",
+        "/data/plugin/histograms/tags",
+        "/data/plugin/images/tags",
+        experiment,
+        &sessions,
+    ];
+    for fast in [false, true] {
+        let answers = http(dir.path(), fast, &routes);
+        let text = |i: usize| answers[i].to_string();
+
+        let histograms = answers[0].as_array().unwrap();
+        assert_eq!(histograms.len(), 10, "{}", text(0));
+        for (point, at) in histograms.iter().zip(0..) {
+            assert_eq!(point[1], 100 * at);
+            let counts = point[2].as_array().unwrap().iter().map(|bucket| bucket[2].as_f64().unwrap());
+            assert_eq!(counts.sum::<f64>(), 2000.0);
+        }
+
+        assert_eq!(answers[1][0]["step"], 900, "{}", text(1));
+        let picture = format!("/data/plugin/images/individualImage?{}", answers[1][0]["query"].as_str().unwrap());
+        let picture = &http(dir.path(), fast, &[&picture])[0];
+        assert_eq!(picture["type"], "image/png", "{picture}");
+        assert!(picture["base64"].as_str().unwrap().starts_with("iVBORw0KGgo"), "{picture}");
+        assert!(text(2).contains("<strong>all</strong>") && text(2).contains("3274634"), "{}", text(2));
+
+        let curve = &answers[3]["a/validation"][0];
+        // The page leaves out the thresholds that nothing reaches.
+        let precision = curve["precision"].as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32);
+        let expected = digit_3().precision().into_iter().filter(|&value| value > 0.0).map(|value| value as f32);
+        assert!(precision.eq(expected), "{}", text(3));
+        assert_eq!(curve["recall"][0], 1.0);
+        assert_eq!(curve["true_positives"][0], 499);
+
+        assert_eq!(answers[4]["category"][0]["chart"][0]["multiline"]["tag"][1], "critic/loss", "{}", text(4));
+        assert_eq!(answers[4]["category"][0]["chart"][1]["margin"]["series"][0]["upper"], "high");
+
+        assert!(text(5).contains("a/train") && text(5).contains("b/train"), "{}", text(5));
+        assert_eq!(answers[6]["embeddings"][0]["tensorShape"], serde_json::json!([200, 3]), "{}", text(6));
+        assert!(text(7).contains("word\\tclass\\nword 0\\t0"), "{}", text(7));
+        assert!(answers[8].is_object() || answers[8].is_string(), "{}", text(8));
+        assert!(text(9).contains("dense/weight") && text(10).contains("samples/gray"));
+
+        assert!(text(11).contains("learning_rate") && text(11).contains("optimizer.name"), "{}", text(11));
+        let groups = answers[12]["sessionGroups"].as_array().unwrap();
+        assert_eq!(groups.len(), 2, "{}", text(12));
+        for (group, learning_rate) in groups.iter().zip([0.01, 0.03]) {
+            assert_eq!(group["hparams"]["learning_rate"], learning_rate);
+            assert_eq!(group["hparams"]["augment"], true);
+            assert_eq!(group["sessions"][0]["status"], "STATUS_SUCCESS");
+            let metric =
+                |metric: &&Value| metric["name"]["group"] == "validation" && metric["name"]["tag"] == "accuracy";
+            let accuracy = group["metricValues"].as_array().unwrap().iter().find(metric).unwrap();
+            assert_eq!(accuracy["value"].as_f64().unwrap() as f32, (1.0 - learning_rate) as f32);
+        }
+    }
+}
+
+/// Writes two runs to look at: `GALLERY=dir cargo test --test tensorboard -- --ignored`.
+#[test]
+#[ignore = "writes runs to look at into the directory GALLERY"]
+fn gallery() {
+    let dir = std::env::var_os("GALLERY").unwrap();
+    write_all(&Path::new(&dir).join("mnist"), 0.01);
+    write_all(&Path::new(&dir).join("mnist_fast"), 0.03);
 }

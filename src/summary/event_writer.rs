@@ -1,5 +1,6 @@
 //! One event file.
 
+use super::{Histogram, HyperParameters, Image, Layout, PrCurve, hyper_parameters, tensor};
 use crate::{Error, ErrorKind, Result};
 use protobuf::Message;
 use std::{
@@ -10,6 +11,7 @@ use std::{
 };
 use tensorboard_proto::{
     event::{Event, SessionLog, SessionLog_SessionStatus},
+    plugin_text::TextPluginData,
     summary::{Summary, Summary_Value},
 };
 use tensorboard_rs::record_writer::RecordWriter;
@@ -90,6 +92,53 @@ impl EventWriter {
         self.values(values.collect(), step, time)
     }
 
+    /// How the values of a tensor are distributed. Fails with [`ErrorKind::Io`].
+    pub fn histogram(&mut self, tag: &str, histogram: &Histogram, step: u64) -> Result<()> {
+        self.tagged(tag, histogram.value(), step)
+    }
+
+    /// A picture. Fails with [`ErrorKind::Io`].
+    pub fn image(&mut self, tag: &str, image: &Image, step: u64) -> Result<()> {
+        self.tagged(tag, image.value()?, step)
+    }
+
+    /// A text in Markdown: samples, a table, the structure of the network. Fails with [`ErrorKind::Io`].
+    pub fn text(&mut self, tag: &str, markdown: &str, step: u64) -> Result<()> {
+        let mut value = Summary_Value::new();
+        value.set_metadata(tensor::metadata("text", &TextPluginData::new())?);
+        value.set_tensor(tensor::string(markdown.as_bytes().to_vec()));
+        self.tagged(tag, value, step)
+    }
+
+    /// A curve of precision over recall. The page wants the same number of thresholds in all of a tag. Fails with
+    /// [`ErrorKind::Io`].
+    pub fn pr_curve(&mut self, tag: &str, curve: &PrCurve, step: u64) -> Result<()> {
+        self.tagged(tag, curve.value()?, step)
+    }
+
+    /// What the run was made with, for the HParams page; see [`HyperParameters`] for the directory. Fails with
+    /// [`ErrorKind::Io`].
+    pub fn hyper_parameters(&mut self, values: &HyperParameters) -> Result<()> {
+        let now = now();
+        self.values(vec![values.value(now)?], 0, now)
+    }
+
+    /// How the run ended, for the HParams page. Fails with [`ErrorKind::Io`].
+    pub fn session_end(&mut self, success: bool) -> Result<()> {
+        let now = now();
+        self.values(vec![hyper_parameters::session_end(success, now)?], 0, now)
+    }
+
+    /// How the page of custom scalars puts curves together. Fails with [`ErrorKind::Io`].
+    pub fn layout(&mut self, layout: &Layout) -> Result<()> {
+        self.values(vec![layout.value()?], 0, now())
+    }
+
+    fn tagged(&mut self, tag: &str, mut value: Summary_Value, step: u64) -> Result<()> {
+        value.set_tag(tag.to_owned());
+        self.values(vec![value], step, now())
+    }
+
     /// Hands everything written so far to the operating system. Fails with [`ErrorKind::Io`].
     pub fn flush(&mut self) -> Result<()> {
         self.flushed = Instant::now();
@@ -102,7 +151,7 @@ impl EventWriter {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
 
-    pub(super) fn values(&mut self, values: Vec<Summary_Value>, step: u64, time: SystemTime) -> Result<()> {
+    fn values(&mut self, values: Vec<Summary_Value>, step: u64, time: SystemTime) -> Result<()> {
         let mut summary = Summary::new();
         summary.set_value(values.into());
         let mut event = Event::new();
@@ -127,7 +176,7 @@ impl std::fmt::Debug for EventWriter {
     }
 }
 
-pub(super) fn now() -> SystemTime {
+fn now() -> SystemTime {
     SystemTime::now()
 }
 

@@ -1,6 +1,6 @@
 //! The writer that never fails.
 
-use super::EventWriter;
+use super::{Embedding, EventWriter, Histogram, HyperParameters, Image, Layout, PrCurve};
 use crate::Result;
 use std::{
     path::{Path, PathBuf},
@@ -54,6 +54,47 @@ impl SummaryWriter {
     /// One point of several curves at once, as of `time`: for values that were collected on the device and are read later.
     pub fn scalars_at<S: AsRef<str>>(&mut self, values: &[(S, f64)], step: u64, time: SystemTime) {
         self.attempt(|events| events.scalars_at(values, step, time));
+    }
+
+    /// How the values of a tensor are distributed.
+    pub fn histogram(&mut self, tag: &str, histogram: &Histogram, step: u64) {
+        self.attempt(|events| events.histogram(tag, histogram, step));
+    }
+
+    /// A picture.
+    pub fn image(&mut self, tag: &str, image: &Image, step: u64) {
+        self.attempt(|events| events.image(tag, image, step));
+    }
+
+    /// A text in Markdown: samples, a table, the structure of the network.
+    pub fn text(&mut self, tag: &str, markdown: &str, step: u64) {
+        self.attempt(|events| events.text(tag, markdown, step));
+    }
+
+    /// A curve of precision over recall. The page wants the same number of thresholds in all of a tag.
+    pub fn pr_curve(&mut self, tag: &str, curve: &PrCurve, step: u64) {
+        self.attempt(|events| events.pr_curve(tag, curve, step));
+    }
+
+    /// Points with labels for the projector, as files beside the events; the same name again replaces them.
+    pub fn embedding(&mut self, name: &str, embedding: &Embedding) {
+        let dir = self.dir.clone();
+        self.attempt(|_| embedding.write(dir, name));
+    }
+
+    /// What the run was made with, for the HParams page; see [`HyperParameters`] for the directory.
+    pub fn hyper_parameters(&mut self, values: &HyperParameters) {
+        self.attempt(|events| events.hyper_parameters(values));
+    }
+
+    /// How the run ended, for the HParams page.
+    pub fn session_end(&mut self, success: bool) {
+        self.attempt(|events| events.session_end(success));
+    }
+
+    /// How the page of custom scalars puts curves together.
+    pub fn layout(&mut self, layout: &Layout) {
+        self.attempt(|events| events.layout(layout));
     }
 
     /// Hands everything written so far to the operating system, where TensorBoard sees it.
