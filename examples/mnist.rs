@@ -7,20 +7,21 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use elistimator::metrics::argmax;
 use elistimator::prelude::*;
 
 /// The hyper-parameters: saved with every checkpoint.
 #[derive(Serialize, Deserialize)]
 struct MnistCnn {
     learning_rate: f64,
-    dropout: f32,
+    dropout: f64,
 }
 
 network! {
     /// The field names are the names of the tensors on disk.
     struct Cnn<D> {
-        conv1: ConvBlock<D>,
-        conv2: ConvBlock<D>,
+        conv1: ConvBlock<D, Const<1>, Const<32>>,
+        conv2: ConvBlock<D, Const<32>, Const<64>>,
         dense: Linear<D, Const<3136>, Const<1024>>,
         dropout: Dropout,
         logits: Linear<D, Const<1024>, Const<10>>,
@@ -45,10 +46,10 @@ impl<D: Device> ModelFn<D> for MnistCnn {
 
     fn build(&self, device: &D) -> ModelResult<Cnn<D>> {
         Ok(Cnn {
-            conv1: ConvBlock::builder(1, 32, 5).build(device)?,
-            conv2: ConvBlock::builder(32, 64, 5).build(device)?,
+            conv1: ConvBlock::builder(Const, Const, 5).without_input_gradient().build(device)?,
+            conv2: ConvBlock::builder(Const, Const, 5).build(device)?,
             dense: Linear::builder(Const, Const).activation(Activation::Relu).build(device)?,
-            dropout: Dropout::new(self.dropout)?,
+            dropout: Dropout::new(self.dropout),
             logits: Linear::builder(Const, Const).build(device)?,
         })
     }

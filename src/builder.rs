@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::checkpoint::{Monitor, Retention};
+use crate::checkpointing::Which;
 use crate::device::Cpu;
 use crate::progress::{LogEvery, ProgressMode};
 use crate::settings::Setting;
@@ -78,6 +79,7 @@ impl Default for Options {
 pub struct Builder<M, D = Cpu> {
     model: M,
     options: Options,
+    restored: Option<Which>,
     device: PhantomData<fn() -> D>,
 }
 
@@ -85,7 +87,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     /// Starts from the defaults.
     pub fn new(model: M) -> Self {
         let options = Options { device: default_spec::<D>(), ..Options::default() };
-        Self { model, options, device: PhantomData }
+        Self { model, options, restored: None, device: PhantomData }
     }
 
     /// Where checkpoints and logs go; it is made if missing. Unset: a new temporary directory that outlives the process and
@@ -211,12 +213,21 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Builds the network with its initial weights.
+    pub(crate) fn restoring(mut self, which: Which) -> Self {
+        self.restored = Some(which);
+        self
+    }
+
+    /// Builds the network with its initial weights; after [`from_disk`](Self::from_disk), with those of the checkpoint.
     ///
     /// # Errors
     /// When the device cannot be opened, the model function's `build` fails, or two parameters have one name.
     pub fn build(self) -> Result<Elistimator<M, D>> {
-        Elistimator::new(self.model, self.options)
+        let mut estimator = Elistimator::new(self.model, self.options)?;
+        if let Some(which) = self.restored {
+            estimator.restore_ckpt(which)?;
+        }
+        Ok(estimator)
     }
 
     /// Goes on with the run in the model directory if it has a checkpoint, and starts one otherwise: the same command then

@@ -90,9 +90,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
             );
             Error::with_source(ErrorKind::Mismatch, message, error)
         })?;
-        let mut builder = Self::new(model).model_dir(model_dir).seed(snapshot.state.seed);
-        builder.restore(which);
-        Ok(builder)
+        Ok(Self::new(model).model_dir(model_dir).seed(snapshot.state.seed).restoring(which))
     }
 }
 
@@ -159,6 +157,24 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             return Ok(Vec::new());
         }
         self.reader(|store| Ok(store.list()))
+    }
+
+    /// Keeps the checkpoint of this step for ever, whatever rotation lets go; [`unpin`](Self::unpin) gives it back.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none of this step; those of the disk.
+    pub fn pin(&mut self, step: u64) -> Result<&mut Self> {
+        self.writer()?.pin(step, true)?;
+        Ok(self)
+    }
+
+    /// Lets rotation have a pinned checkpoint again.
+    ///
+    /// # Errors
+    /// Those of [`pin`](Self::pin).
+    pub fn unpin(&mut self, step: u64) -> Result<&mut Self> {
+        self.writer()?.pin(step, false)?;
+        Ok(self)
     }
 
     /// Keeps a value of yours in every checkpoint from now on, early stopping's state say; [`kept`](Self::kept) gives it
@@ -261,7 +277,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// Checks a whole snapshot against this model, then takes it over: nothing is changed before all is known to fit.
     fn apply(&mut self, snapshot: Snapshot) -> Result<()> {
-        let Snapshot { step, model, optimizer: moments, state, metrics, .. } = snapshot;
+        let Snapshot { step, model, optimizer: moments, hyper_parameters, mut state, metrics } = snapshot;
+        // Compared as this version of the model function reads them: a field added with a default is no difference.
+        if let Ok(Ok(read)) = serde_json::from_slice::<M>(&hyper_parameters).map(|saved| serde_json::to_string(&saved))
+        {
+            let name = Setting::HyperParameters.name();
+            state.settings.iter_mut().filter(|(known, _)| known == name).for_each(|(_, value)| value.clone_from(&read));
+        }
         let found = differences(&state.settings, &self.settings(None));
         check(&found, |setting| self.options.allowed.contains(&setting) || setting.is_about_data())?;
         let place = |error: Error| error.at(format_args!("checkpoint of step {step}"));
@@ -316,7 +338,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             settings.push((Setting::BatchSize, dataset.batch_size().map_or("varies".into(), |size| size.to_string())));
             settings.push((Setting::Data, dataset.fingerprint()));
         }
-        let mut saved: Saved = settings.into_iter().map(|(setting, value)| (setting.name().to_owned(), value)).collect();
+        let mut saved: Saved =
+            settings.into_iter().map(|(setting, value)| (setting.name().to_owned(), value)).collect();
         if let Some(revision) = &self.options.revision {
             saved.push(("revision".into(), revision.clone()));
         }
@@ -327,9 +350,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn check_settings(&self, train: &Dataset, new_data: bool) -> Result<bool> {
         let Some(origin) = &self.origin else { return Ok(false) };
         let found = differences(origin, &self.settings(Some(train)));
-        let is_allowed = |setting: Setting| {
-            self.options.allowed.contains(&setting) || (new_data && setting.is_about_data())
-        };
+        let is_allowed =
+            |setting: Setting| self.options.allowed.contains(&setting) || (new_data && setting.is_about_data());
         check(&found, is_allowed)?;
         Ok(found.iter().any(|difference| matches!(difference.setting, Setting::BatchSize | Setting::Data)))
     }

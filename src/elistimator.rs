@@ -16,7 +16,7 @@ use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
 use crate::optim::{Optimizer, Schedule};
-use crate::progress::{Pass, Progress};
+use crate::progress::{Pass, Progress, loss_text};
 use crate::settings::Saved;
 use crate::training_log::{TrainingLog, not_finite};
 use crate::{Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, interrupt, unwind};
@@ -106,7 +106,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         (self.feed, self.validation) = (Some(feed), validation);
         self.logs.open(&self.model_dir, self.global_step);
         if self.options.describe {
-            self.progress.println(&self.description());
+            self.progress.line(&self.description());
         }
         Ok(self)
     }
@@ -160,6 +160,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.finish();
+        let (steps, examples) = self.training_log.rates();
+        self.logs.rates(self.global_step, steps, examples);
+        self.logs.flush();
         if let Err(error) = result.and(flushed) {
             self.save_after(&error);
             return Err(error);
@@ -175,7 +178,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.step(batch)?;
             let ended = self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)?;
             pass.tick();
-            if self.training_log.is_full() || pass.is_due() {
+            if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
                 self.flush(pass)?;
             }
             if self.is_save_due() {
@@ -199,27 +202,28 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.optimizer.set_learning_rate(learning_rate);
         let number = self.global_step + 1;
         let features = Features::new(batch, self.device.clone());
-        let outcome = unwind::catch(|| -> ModelResult<TrainSpec<D>> {
+        let outcome = unwind::catch(|| {
             let mut step = Step {
                 global_step: self.global_step,
                 epoch: self.feed.as_ref().map_or(0, |feed| feed.position().epoch),
                 learning_rate,
                 pool: &mut self.gradients,
             };
-            let mut spec = self.model.train(&mut self.net, &features, &mut step)?;
-            let mut backward = Vec::with_capacity(spec.objectives.len());
-            for Objective { loss, scope, .. } in spec.objectives.drain(..) {
+            let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, &features, &mut step)?;
+            let (mut backward, mut values) = (Vec::with_capacity(objectives.len()), Vec::new());
+            for Objective { value, loss, scope } in objectives {
                 backward.push((loss.try_backward()?, scope));
+                values.push(value);
             }
             for (mut gradients, scope) in backward {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
                 self.gradients.recycle(gradients);
             }
-            Ok(spec)
+            Ok((values, scalars))
         });
-        let spec = model_outcome(outcome).map_err(|error| error.at(format_args!("step {number}")))?;
+        let (losses, scalars) = model_outcome(outcome).map_err(|error| error.at(format_args!("step {number}")))?;
         self.global_step = number;
-        self.training_log.record(number, learning_rate, features.batch_size() as u64, spec.value, spec.scalars);
+        self.training_log.record(number, learning_rate, features.batch_size() as u64, losses, scalars);
         Ok(())
     }
 
@@ -229,15 +233,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let first_bad = values.iter().find(|step| !step.loss.is_finite()).map(not_finite);
         self.logs.steps(&values, self.options.summary_every);
         if pass.is_due() {
-            pass.set_loss(self.training_log.last_loss());
+            pass.set_message(format!("loss={}", loss_text(self.training_log.last_loss())));
         }
-        if let Some(line) = self.logs.line(&values, &mut self.training_log) {
-            pass.println(&line);
+        if let Some(line) = self.logs.line(&values) {
+            self.progress.line(&line);
         }
         match (first_bad, self.options.not_finite) {
             (Some(error), NotFinite::Stop) => Err(error),
             (Some(error), NotFinite::GoOn) => {
-                self.logs.warn_once("not finite", &error);
+                self.logs.warn_once(&error);
                 Ok(())
             }
             (None, _) => Ok(()),
@@ -317,6 +321,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// The input signature, once `setup` or a checkpoint has fixed it.
     pub fn signature(&self) -> Option<Signature> {
         crate::lock(&self.signature).clone()
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Elistimator at step {} in {}", self.global_step, self.model_dir.display())
     }
 }
 

@@ -9,7 +9,7 @@ use crate::elistimator::{before, model_outcome};
 use crate::inputs::InputFn;
 use crate::metrics::{MetricState, Metrics};
 use crate::nn::{Tensor, read};
-use crate::progress::Pass;
+use crate::progress::{Pass, loss_text};
 use crate::{Device, Elistimator, Error, ErrorKind, EvaluationSpec, Features, ModelError, ModelFn, Result, unwind};
 
 /// How many losses may wait on a device before they are read.
@@ -26,13 +26,7 @@ struct Evaluation<D: Device> {
 
 impl<D: Device> Evaluation<D> {
     fn new() -> Self {
-        Self {
-            on_device: Vec::new(),
-            weights: Vec::new(),
-            weighted_sum: 0.0,
-            weight: 0.0,
-            metrics: BTreeMap::new(),
-        }
+        Self { on_device: Vec::new(), weights: Vec::new(), weighted_sum: 0.0, weight: 0.0, metrics: BTreeMap::new() }
     }
 
     fn add(&mut self, spec: EvaluationSpec<D>, examples: usize) -> Result<()> {
@@ -128,7 +122,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let metrics = self.measure(&dataset, None, Some(&mut pass));
         pass.finish();
         let metrics = metrics?;
-        self.progress.println(&metrics.to_string());
+        self.progress.metrics(metrics.iter());
         self.logs.validation(name, self.global_step, &metrics);
         self.attach(name, &metrics)?;
         Ok(metrics)
@@ -164,7 +158,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             if let Some(pass) = &mut pass {
                 pass.tick();
                 if pass.is_due() && D::READS_ARE_FREE {
-                    pass.set_loss(evaluation.mean_loss());
+                    pass.set_message(format!("loss={}", loss_text(evaluation.mean_loss())));
                 }
             }
         }

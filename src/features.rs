@@ -2,10 +2,10 @@
 
 use std::ops::Deref;
 
-use dfdx::shapes::Shape;
+use dfdx::shapes::{HasShape, Shape};
 
 use crate::data::{Array, Dtype, Record};
-use crate::nn::Tensor;
+use crate::nn::{Tensor, read};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// The named inputs of one batch. Ask for each by name and get it in the form the model needs: a [`tensor`](Self::tensor)
@@ -114,6 +114,14 @@ impl Deref for Indices {
 
     fn deref(&self) -> &[usize] {
         &self.values
+    }
+}
+
+/// A dfdx tensor as a host array of `f32`: an output of `predict`. It reads from the device.
+impl<S: Shape, D: Device, T> From<&Tensor<S, D, T>> for Array {
+    fn from(tensor: &Tensor<S, D, T>) -> Self {
+        let dims: Vec<usize> = tensor.shape().concrete().into();
+        Self::from_parts(dims, read(tensor))
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::metrics::Metrics;
 use crate::progress::{LogEvery, StepLog};
-use crate::summary::Summary;
+use crate::summary::SummaryWriter;
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub(crate) struct Logs {
     dir: Option<PathBuf>,
     first_step: u64,
-    writers: BTreeMap<String, Summary>,
+    writers: BTreeMap<String, SummaryWriter>,
     lines: Option<StepLog>,
     warned: bool,
 }
@@ -33,17 +33,17 @@ impl Logs {
 
     /// Begins new files at this step: readers then drop the points behind it, which belong to another branch of the run.
     pub(crate) fn restart(&mut self, step: u64) {
-        self.first_step = step;
+        self.first_step = step + 1;
         self.writers.clear();
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
         }
     }
 
-    fn writer(&mut self, name: &str) -> Option<&mut Summary> {
+    fn writer(&mut self, name: &str) -> Option<&mut SummaryWriter> {
         let dir = self.dir.as_ref()?;
         let first_step = self.first_step;
-        Some(self.writers.entry(name.to_owned()).or_insert_with(|| Summary::create(dir.join(name), first_step)))
+        Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
     }
 
     /// Losses, learning rates and named values of steps.
@@ -52,16 +52,20 @@ impl Logs {
             return;
         }
         let Some(writer) = self.writer("train") else { return };
+        let mut values = Vec::new();
         for step in steps.iter().filter(|step| step.step.is_multiple_of(every)) {
-            let named = step.scalars.iter().map(|(name, value)| (name.as_str(), *value));
-            writer.scalars(step.step, [("loss", step.loss), ("learning_rate", step.learning_rate)].into_iter().chain(named));
+            values.clear();
+            values.extend([("loss", step.loss), ("learning_rate", step.learning_rate)]);
+            values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
+            writer.scalars(&values, step.step);
         }
     }
 
     /// The rates of a finished pass or block of one.
     pub(crate) fn rates(&mut self, step: u64, steps_per_second: f64, examples_per_second: f64) {
         if let Some(writer) = self.writer("train") {
-            writer.scalars(step, [("steps_per_second", steps_per_second), ("examples_per_second", examples_per_second)]);
+            let rates = [("steps_per_second", steps_per_second), ("examples_per_second", examples_per_second)];
+            writer.scalars(&rates, step);
         }
     }
 
@@ -69,7 +73,7 @@ impl Logs {
     pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
         let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
         if let Some(writer) = self.writer(&name) {
-            writer.scalars(step, metrics.iter());
+            writer.scalars(&metrics.iter().collect::<Vec<_>>(), step);
             writer.flush();
         }
     }
@@ -88,9 +92,14 @@ impl Logs {
         self.lines.as_ref().is_some_and(|lines| lines.is_due(step))
     }
 
+    /// Puts everything on the disk, as a checkpoint is: a run resumed from it finds the curves up to its step.
+    pub(crate) fn sync(&mut self) {
+        self.writers.values_mut().for_each(SummaryWriter::sync);
+    }
+
     /// Hands everything to the operating system.
     pub(crate) fn flush(&mut self) {
-        self.writers.values_mut().for_each(Summary::flush);
+        self.writers.values_mut().for_each(SummaryWriter::flush);
     }
 
     /// Reports the first of its kind in a run.

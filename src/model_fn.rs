@@ -203,7 +203,7 @@ impl<D: Device> EvaluationSpec<D> {
 
     /// A metric's state on this batch, to be merged with those of the other batches.
     #[must_use]
-    pub fn metric(mut self, name: &str, state: impl MetricState) -> Self {
+    pub fn metric(mut self, name: &str, state: impl MetricState + 'static) -> Self {
         self.metrics.push((name.to_owned(), Box::new(state)));
         self
     }

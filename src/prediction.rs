@@ -78,7 +78,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Puts names to positions and checks all against the signature.
     fn checked(&self, request: Request) -> Result<Record> {
         let signature = self.signature().ok_or_else(|| {
-            let message = "`predict` has no input signature to check against: call `setup`, or restore a checkpoint, first";
+            let message =
+                "`predict` has no input signature to check against: call `setup`, or restore a checkpoint, first";
             Error::new(ErrorKind::WrongOrder, message)
         })?;
         let record = match request {
@@ -136,8 +137,7 @@ impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Predictions<'_, M, D> {
 /// The examples of a batch of outputs.
 fn split(batch: &Record) -> Vec<Result<Record>> {
     let examples = batch.iter().map(|(_, array)| array.dims().first().copied().unwrap_or(0)).min().unwrap_or(0);
-    let example = |index| batch.iter().try_fold(Record::new(), |record, (name, array)| {
-        Ok(record.with(name, array.row(index)?))
-    });
+    let example =
+        |index| batch.iter().try_fold(Record::new(), |record, (name, array)| Ok(record.with(name, array.row(index)?)));
     (0..examples).map(example).collect()
 }

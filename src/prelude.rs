@@ -8,13 +8,15 @@ pub use crate::device::Cpu;
 pub use crate::device::Cuda;
 pub use crate::metrics::{Accuracy, Mean, Metric, MetricState, Metrics};
 pub use crate::nn::{
-    Activation, ConvBlock, Dfdx, Dropout, Init, Layer, Linear, Network, Parameter, Tensor, flatten, sparse_cross_entropy,
+    Activation, ConvBlock, Dfdx, Dropout, Init, Layer, Linear, Network, Parameter, Tensor, flatten,
+    sparse_cross_entropy,
 };
 pub use crate::optim::{Adam, OptimizerConfig, RmsProp, Schedule, Sgd};
 pub use crate::progress::{LogEvery, ProgressMode};
 pub use crate::{
     Builder, Device, DeviceSpec, Elistimator, Error, ErrorKind, EvaluationSpec, Every, Features, Indices, Inputs, Mode,
-    ModelError, ModelFn, ModelResult, PredictSpec, Result, Setting, Step, TrainSpec, Which, inputs, network, with_device,
+    ModelError, ModelFn, ModelResult, PredictSpec, Result, Setting, Step, TrainSpec, Which, inputs, network,
+    with_device,
 };
 
 pub use dfdx::shapes::{Axes2, Axis, Const, Dim, HasShape, Rank0, Shape};

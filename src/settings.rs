@@ -123,7 +123,10 @@ mod tests {
         assert_eq!(found, [Difference { setting: Setting::Seed, saved: "1".into(), current: "3".into() }]);
         let error = check(&found, |_| false).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Settings);
-        assert!(error.to_string().contains("was 1, is now 3") && error.to_string().contains("Setting::Seed"), "{error}");
+        assert!(
+            error.to_string().contains("was 1, is now 3") && error.to_string().contains("Setting::Seed"),
+            "{error}"
+        );
         check(&found, |setting| setting == Setting::Seed).unwrap();
     }
 

@@ -32,7 +32,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             base_learning_rate: optimizer.learning_rate(),
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
-            logs: Logs::new(options.log_every),
+            logs: Logs::new(options.log_every)?,
             model: Arc::new(model),
             net,
             optimizer,
@@ -124,6 +124,6 @@ fn temporary_dir(progress: &Progress) -> Result<PathBuf> {
         .tempdir()
         .map_err(|error| Error::io("make a temporary model directory in", &std::env::temp_dir(), error))?
         .keep();
-    progress.println(&format!("model directory: {}", dir.display()));
+    progress.line(&format!("model directory: {}", dir.display()));
     Ok(dir)
 }

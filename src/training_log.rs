@@ -45,25 +45,31 @@ impl<D: Device> Default for TrainingLog<D> {
 }
 
 impl<D: Device> TrainingLog<D> {
-    /// Takes the values of a step. The loss is first, then the scalars.
+    /// Takes the values of a step: its losses, of which the first goes by that name, then the scalars.
     pub(crate) fn record(
         &mut self,
         step: u64,
         learning_rate: f64,
         examples: u64,
-        loss: Tensor<(), D>,
+        losses: Vec<Tensor<(), D>>,
         scalars: Vec<(String, Tensor<(), D>)>,
     ) {
         self.examples += examples;
         self.steps += 1;
-        let named = scalars.into_iter().map(|(name, value)| {
+        let (mut names, count) = (Vec::new(), losses.len());
+        for (index, loss) in losses.into_iter().enumerate() {
+            self.on_device.push(loss);
+            if index > 0 {
+                names.push((format!("loss_{}", index + 1), f64::NAN));
+            }
+        }
+        for (name, value) in scalars {
             self.on_device.push(value);
-            (name, f64::NAN)
-        });
-        let scalars: Vec<_> = named.collect();
-        let first = self.on_device.len() - scalars.len();
-        self.on_device.insert(first, loss);
-        self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars });
+            names.push((name, f64::NAN));
+        }
+        if count > 0 {
+            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names });
+        }
     }
 
     /// Whether a block has to be read now whatever the progress bar says.
@@ -131,8 +137,8 @@ mod tests {
     fn values_come_back_with_their_steps_and_names() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
         let mut log = TrainingLog::default();
-        log.record(1, 0.1, 8, device.tensor(0.5), vec![("norm".into(), device.tensor(3.0))]);
-        log.record(2, 0.1, 8, device.tensor(0.25), vec![]);
+        log.record(1, 0.1, 8, vec![device.tensor(0.5)], vec![("norm".into(), device.tensor(3.0))]);
+        log.record(2, 0.1, 8, vec![device.tensor(0.25)], vec![]);
         let steps = log.flush().unwrap();
         assert_eq!(steps[0].loss, 0.5);
         assert_eq!(steps[0].scalars, [("norm".to_owned(), 3.0)]);

@@ -88,7 +88,8 @@ fn metrics_stick_whether_validated_before_or_after_the_save() {
     estimator.save_ckpt().unwrap();
     drop(estimator);
     let estimator = Elistimator::<Line>::from_disk(dir.path()).unwrap();
-    let kept: Vec<_> = estimator.checkpoints().unwrap().iter().map(|info| info.metrics.clone().unwrap()["loss"]).collect();
+    let kept: Vec<_> =
+        estimator.checkpoints().unwrap().iter().map(|info| info.metrics.clone().unwrap()["loss"]).collect();
     assert_eq!(kept, [after.get("loss").unwrap(), before.get("loss").unwrap()]);
 }
 
@@ -136,14 +137,19 @@ fn a_failed_restore_changes_nothing() {
         fn build(&self, device: &Cpu) -> ModelResult<Self::Net> {
             Ok(common::LineNet {
                 hidden: Linear::builder(3, 9).build(device)?,
-                dropout: Dropout::new(0.2)?,
+                dropout: Dropout::new(0.2),
                 out: Linear::builder(9, 1).build(device)?,
             })
         }
         fn optimizer(&self) -> OptimizerConfig {
             ModelFn::<Cpu>::optimizer(&self.0)
         }
-        fn train(&self, net: &mut Self::Net, f: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            f: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
             self.0.train(net, f, step)
         }
     }
@@ -187,7 +193,12 @@ fn a_hyper_parameter_added_with_a_default_still_loads_old_runs() {
         fn optimizer(&self) -> OptimizerConfig {
             ModelFn::<Cpu>::optimizer(&Line::default())
         }
-        fn train(&self, net: &mut Self::Net, f: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            f: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
             Line::default().train(net, f, step)
         }
     }

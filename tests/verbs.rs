@@ -22,9 +22,12 @@ fn verbs_chain_and_count_steps_and_epochs() {
     let after = estimator.train().unwrap().train().unwrap().validate().unwrap().get("loss").unwrap();
     assert!(after < before / 2.0, "loss {before} -> {after}");
     assert_eq!((estimator.global_step(), estimator.epoch()), (40, 2));
+    estimator.save_ckpt().unwrap();
     estimator.train().unwrap().save_ckpt().unwrap();
-    let restored = estimator.restore_best().unwrap().evaluate(points(17).batch(4));
-    assert!(restored.is_ok() || estimator.checkpoints().unwrap()[0].metrics.is_none());
+    let restored = estimator.restore_best().unwrap().evaluate(points(17).batch(4)).unwrap();
+    assert_eq!(restored.get("loss").unwrap(), after);
+    let error = estimator.restore_ckpt(99).unwrap_err();
+    assert!(error.to_string().contains("[40, 60]"), "{error}");
 }
 
 #[test]
@@ -150,7 +153,8 @@ fn single_examples_where_batches_belong_are_refused() {
 fn named_validation_sets_are_monitored_under_their_names() {
     let dir = tempfile::tempdir().unwrap();
     let mut estimator = in_dir(dir.path()).monitor("dev2/loss", Mode::Min).build().unwrap();
-    let inputs = Inputs::train(train_data()).validation(points(9).batch(3)).validation_named("dev2", points(6).batch(3));
+    let inputs =
+        Inputs::train(train_data()).validation(points(9).batch(3)).validation_named("dev2", points(6).batch(3));
     estimator.setup(inputs).unwrap();
     estimator.train().unwrap().validate().unwrap();
     estimator.validate_named("dev2").unwrap();
@@ -174,7 +178,12 @@ fn a_model_without_evaluate_or_predict_trains_and_says_what_is_missing() {
         fn optimizer(&self) -> OptimizerConfig {
             ModelFn::<Cpu>::optimizer(&self.0)
         }
-        fn train(&self, net: &mut Self::Net, f: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            f: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
             self.0.train(net, f, step)
         }
     }

@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 pub struct Ring {
     pub learning_rate: f64,
     pub hidden: usize,
-    pub dropout: f32,
+    pub dropout: f64,
 }
 
 impl Default for Ring {
@@ -41,7 +41,7 @@ impl<D: Device> ModelFn<D> for Ring {
     fn build(&self, device: &D) -> ModelResult<Mlp<D>> {
         Ok(Mlp {
             hidden: Linear::builder(2, self.hidden).activation(Activation::Relu).build(device)?,
-            dropout: Dropout::new(self.dropout)?,
+            dropout: Dropout::new(self.dropout),
             logits: Linear::builder(self.hidden, 2).build(device)?,
         })
     }

@@ -62,8 +62,11 @@ impl Monitor {
     /// [`ErrorKind::NotFound`] when none has a finite value of the metric; the message lists the metrics that there are.
     pub(crate) fn best<'c>(&self, checkpoints: &'c [CheckpointInfo]) -> Result<&'c CheckpointInfo> {
         self.ranked(checkpoints).first().copied().ok_or_else(|| {
-            let names: BTreeSet<&str> =
-                checkpoints.iter().filter_map(|c| c.metrics.as_ref()).flat_map(|m| m.keys().map(String::as_str)).collect();
+            let names: BTreeSet<&str> = checkpoints
+                .iter()
+                .filter_map(|c| c.metrics.as_ref())
+                .flat_map(|m| m.keys().map(String::as_str))
+                .collect();
             let message = format!(
                 "none of {} checkpoints has a finite {:?} to be the best by; their metrics are {names:?}",
                 checkpoints.len(),

@@ -105,7 +105,8 @@ pub(crate) fn open<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8]) -> Result
         return Err(corrupt(format!("begins with {found:?} in {} bytes, expected {expected:?}", bytes.len())));
     }
     let (content, checksum) = bytes.split_at(bytes.len() - 4);
-    let (found, expected) = (crc32fast::hash(content), u32::from_le_bytes([checksum[0], checksum[1], checksum[2], checksum[3]]));
+    let (found, expected) =
+        (crc32fast::hash(content), u32::from_le_bytes([checksum[0], checksum[1], checksum[2], checksum[3]]));
     if found != expected {
         return Err(corrupt(format!("the checksum is {found:08x}, expected {expected:08x}")));
     }
@@ -115,7 +116,9 @@ pub(crate) fn open<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8]) -> Result
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     let body = &content[12..];
-    options(body.len() as u64).deserialize(body).map_err(|error| corrupt(format!("the content cannot be read: {error}")))
+    options(body.len() as u64)
+        .deserialize(body)
+        .map_err(|error| corrupt(format!("the content cannot be read: {error}")))
 }
 
 #[cfg(test)]

@@ -78,7 +78,8 @@ impl Store {
 
     /// The same over any storage, without a lock.
     pub(crate) fn with_storage(storage: Box<dyn Storage>, dir: PathBuf, access: Access) -> Result<Self> {
-        let mut store = Self { storage, dir, checkpoints: BTreeMap::new(), next_order: 1, next_temporary: 0, _lock: None };
+        let mut store =
+            Self { storage, dir, checkpoints: BTreeMap::new(), next_order: 1, next_temporary: 0, _lock: None };
         if access == Access::Write {
             store.storage.create_dir_all(&store.dir).map_err(|e| Error::io("make the directory", &store.dir, e))?;
             store.tidy();
@@ -241,9 +242,8 @@ impl Store {
         }
         let state = self.read_state(path)?;
         let read = |name: &str| self.read_checked(path, name, &state);
-        let tensors = |name: &str| {
-            Tensors::from_bytes(&read(name)?).map_err(|error| error.at(path.join(name).display()))
-        };
+        let tensors =
+            |name: &str| Tensors::from_bytes(&read(name)?).map_err(|error| error.at(path.join(name).display()));
         Ok(Snapshot {
             step: state.step,
             model: tensors(MODEL)?,
@@ -275,7 +275,12 @@ impl Store {
 
     /// Saves a snapshot: into a fresh directory, made durable, renamed, the rename made durable, then the index; only then is
     /// deleted what rotation lets go.
-    pub(crate) fn save(&mut self, snapshot: &Snapshot, retention: &Retention, monitor: &Monitor) -> Result<CheckpointInfo> {
+    pub(crate) fn save(
+        &mut self,
+        snapshot: &Snapshot,
+        retention: &Retention,
+        monitor: &Monitor,
+    ) -> Result<CheckpointInfo> {
         let files = [
             (MODEL, snapshot.model.to_bytes()?),
             (OPTIMIZER, snapshot.optimizer.to_bytes()?),
@@ -295,7 +300,10 @@ impl Store {
             files.push((METRICS, metrics_to_bytes(metrics)?));
         }
         if !state.is_finite {
-            log::warn!("step {}: the checkpoint has weights that are not finite; it will never be the best", state.step);
+            log::warn!(
+                "step {}: the checkpoint has weights that are not finite; it will never be the best",
+                state.step
+            );
         }
 
         let temporary = self.temporary_dir()?;

@@ -58,6 +58,7 @@ impl Tensors {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let corrupt = |error| Error::with_source(ErrorKind::Corrupt, "not a whole safetensors file", error);
         let file = SafeTensors::deserialize(bytes).map_err(corrupt)?;
+        check_distinct(bytes)?;
         let mut entries = Vec::with_capacity(file.len());
         // In the order of the file, which is that of the offsets.
         let mut tensors: Vec<_> = file.iter().collect();
@@ -69,10 +70,52 @@ impl Tensors {
                 return Err(Error::new(ErrorKind::Mismatch, message));
             }
             let (values, _) = view.data().as_chunks::<4>();
-            entries.push((name.to_owned(), view.shape().to_vec(), values.iter().map(|v| f32::from_le_bytes(*v)).collect()));
+            entries.push((
+                name.to_owned(),
+                view.shape().to_vec(),
+                values.iter().map(|v| f32::from_le_bytes(*v)).collect(),
+            ));
         }
         Self::new(entries).map_err(|error| Error::new(ErrorKind::Corrupt, error.to_string()))
     }
+}
+
+/// The reader of the format lets the last of several tensors of one name win.
+fn check_distinct(bytes: &[u8]) -> Result<()> {
+    struct Names(BTreeSet<String>);
+
+    impl<'de> serde::Deserialize<'de> for Names {
+        fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+            deserializer.deserialize_map(Names(BTreeSet::new()))
+        }
+    }
+
+    impl<'de> serde::de::Visitor<'de> for Names {
+        type Value = Self;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("tensors by name")
+        }
+
+        fn visit_map<A: serde::de::MapAccess<'de>>(mut self, mut map: A) -> std::result::Result<Self, A::Error> {
+            while let Some((name, _)) = map.next_entry::<String, serde::de::IgnoredAny>()? {
+                if self.0.contains(&name) {
+                    return Err(serde::de::Error::custom(format!("two tensors are named {name:?}")));
+                }
+                self.0.insert(name);
+            }
+            Ok(self)
+        }
+    }
+
+    let header = bytes
+        .first_chunk::<8>()
+        .and_then(|length| usize::try_from(u64::from_le_bytes(*length)).ok())
+        .and_then(|length| bytes.get(8..length.checked_add(8)?))
+        .unwrap_or_default();
+    serde_json::from_slice::<Names>(header)
+        .map(|_| ())
+        .map_err(|error| Error::with_source(ErrorKind::Corrupt, "the header of a safetensors file", error))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -127,9 +170,8 @@ mod tests {
 
     #[test]
     fn hostile_headers_are_errors() {
-        let file = |header: &str, data: &[u8]| {
-            [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
-        };
+        let file =
+            |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
         for header in [
             r#"{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
             r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}"#,

@@ -91,7 +91,6 @@ macro_rules! on_values {
     };
 }
 
-
 /// A type that an [`Array`] can hold; sealed.
 pub trait Element: private::Sealed + Clone + Send + Sync + PartialEq + fmt::Debug + 'static {
     /// Its name among the dtypes.
@@ -150,6 +149,12 @@ impl Array {
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         Ok(Self { dims, values: T::wrap(values) })
+    }
+
+    /// Values whose number is known to be the product of the dimensions.
+    pub(crate) fn from_parts<T: Element>(dims: Vec<usize>, values: Vec<T>) -> Self {
+        debug_assert_eq!(dims.iter().product::<usize>(), values.len());
+        Self { dims, values: T::wrap(values) }
     }
 
     /// The dimensions; the first is the batch axis where the array is a batch.

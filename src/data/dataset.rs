@@ -1,7 +1,7 @@
 //! Recipes for streams of records.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::data::prefetch::Prefetch;
 use crate::data::shuffle::Shuffle;
@@ -11,11 +11,14 @@ use crate::data::{Dtype, Record};
 use crate::{Error, ErrorKind, Result};
 
 /// The records of one pass, in order. It is an iterator; a record that cannot be had is an error in its place.
-pub struct Stream(Box<dyn Iterator<Item = Result<Record>> + Send>);
+///
+/// The lock is never waited for, since every use has the stream to itself: it makes the stream, and so an estimator with one
+/// open, shareable between threads.
+pub struct Stream(Mutex<Box<dyn Iterator<Item = Result<Record>> + Send>>);
 
 impl Stream {
     pub(crate) fn new(records: impl Iterator<Item = Result<Record>> + Send + 'static) -> Self {
-        Self(Box::new(records))
+        Self(Mutex::new(Box::new(records)))
     }
 }
 
@@ -23,7 +26,7 @@ impl Iterator for Stream {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Result<Record>> {
-        self.0.next()
+        self.0.get_mut().unwrap_or_else(PoisonError::into_inner).next()
     }
 }
 

@@ -41,9 +41,10 @@ impl Accuracy {
                 weights.len()
             )));
         }
-        let hits = predicted.iter().zip(labels).map(|(&class, &label)| {
-            f64::from(u8::from(usize::try_from(class).is_ok_and(|class| class == label)))
-        });
+        let hits = predicted
+            .iter()
+            .zip(labels)
+            .map(|(&class, &label)| f64::from(u8::from(usize::try_from(class).is_ok_and(|class| class == label))));
         Ok(Self(Mean::weighted(hits.zip(weights.iter().copied()))))
     }
 }

@@ -11,9 +11,13 @@ pub struct OptimizerConfig {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Rule {
+/// Public only in this private module, for a sealed trait.
+pub enum Rule {
+    /// Gradient descent.
     Sgd(Sgd),
+    /// Adam and AdamW.
     Adam(Adam),
+    /// RMSprop.
     RmsProp(RmsProp),
 }
 

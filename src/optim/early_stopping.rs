@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Result;
 use crate::checkpoint::Mode;
 use crate::metrics::Metrics;
-use crate::Result;
 
 /// Early stopping as a value in your loop: `if stop.update(&metrics, step)?.is_finished() { break }`. Keep it in the checkpoints
 /// with [`Elistimator::keep`](crate::Elistimator::keep), and it goes on after a restart.

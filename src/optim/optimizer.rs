@@ -102,10 +102,8 @@ impl<D: Device> Optimizer<D> {
     /// # Errors
     /// [`ErrorKind::Mismatch`] naming what is missing, unknown, or of another shape.
     pub fn restore<N: Network<D>>(&mut self, net: &N, tensors: &[Named]) -> Result<()> {
-        let mut found: BTreeMap<&str, (&[usize], &[f32])> = tensors
-            .iter()
-            .map(|(name, dims, values)| (name.as_str(), (dims.as_slice(), values.as_slice())))
-            .collect();
+        let mut found: BTreeMap<&str, (&[usize], &[f32])> =
+            tensors.iter().map(|(name, dims, values)| (name.as_str(), (dims.as_slice(), values.as_slice()))).collect();
         let mut wrong = Vec::new();
         let mut slots = Vec::new();
         let mut restored: Moments<D> = [Gradients::leaky(), Gradients::leaky()];

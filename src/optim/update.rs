@@ -6,11 +6,11 @@ use dfdx::tensor::Cpu;
 use dfdx::tensor::Cuda;
 use rayon::prelude::*;
 
+use crate::Device;
 use crate::ModelResult;
 use crate::nn::backend::Backend;
 use crate::nn::{Gradients, Parameter};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
-use crate::Device;
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -108,7 +108,7 @@ impl Update for Cpu {
         let ghost = parameter.identity().ghost();
         let gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
         let count = rule.moments().len();
-        let mut take = |moments: &mut Gradients<Self>, wanted: bool| -> ModelResult<Vec<f32>> {
+        let take = |moments: &mut Gradients<Self>, wanted: bool| -> ModelResult<Vec<f32>> {
             Ok(if wanted { std::mem::take(&mut **moments.get_or_alloc_mut(&ghost)?) } else { Vec::new() })
         };
         let (mut m, mut v) = (take(first, count > 0)?, take(second, count > 1)?);
@@ -157,7 +157,8 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &[f32],
             });
         }
         Rule::RmsProp(RmsProp { decay, epsilon, momentum, weight_decay, .. }) => {
-            let (rate, epsilon, momentum, l2) = (*decay as f32, *epsilon as f32, *momentum as f32, *weight_decay as f32);
+            let (rate, epsilon, momentum, l2) =
+                (*decay as f32, *epsilon as f32, *momentum as f32, *weight_decay as f32);
             each(weights, gradient, m, v, |w, g, square, velocity| {
                 let g = g + l2 * *w;
                 *square += (1.0 - rate) * (g * g - *square);
@@ -181,7 +182,8 @@ fn each(
     v: &mut [f32],
     f: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync,
 ) {
-    let piece = |weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]| match (m.is_empty(), v.is_empty()) {
+    let piece = |weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]| match (m.is_empty(), v.is_empty())
+    {
         (true, _) => {
             for (w, g) in weights.iter_mut().zip(gradient) {
                 f(w, *g, &mut 0.0, &mut 0.0);
@@ -247,8 +249,10 @@ mod tests {
                         gradients
                     };
                     let (lr, step) = (config.learning_rate(), step as u64);
-                    Cpu::update(step, &config.rule, lr, &mut ours, &mut gradients(&ours), &mut our_moments).unwrap();
-                    stock(step, &config.rule, lr, &mut theirs, &mut gradients(&theirs), &mut their_moments).unwrap();
+                    let mut our_gradients = gradients(&ours);
+                    Cpu::update(step, &config.rule, lr, &mut ours, &mut our_gradients, &mut our_moments).unwrap();
+                    let mut their_gradients = gradients(&theirs);
+                    stock(step, &config.rule, lr, &mut theirs, &mut their_gradients, &mut their_moments).unwrap();
                 }
                 let worst = ours.values().iter().zip(theirs.values()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 assert!(worst < 1e-6, "{config:?}: {worst}");
@@ -271,7 +275,8 @@ mod tests {
             Cpu::update(step, &config.rule, 0.1, &mut parameter, &mut gradients, &mut moments).unwrap();
             m = 0.9 * m + 0.1 * g;
             v = 0.999 * v + 0.001 * g * g;
-            w -= 0.1 * (m / (1.0 - 0.9f64.powi(step as i32))) / ((v / (1.0 - 0.999f64.powi(step as i32))).sqrt() + 1e-8);
+            w -=
+                0.1 * (m / (1.0 - 0.9f64.powi(step as i32))) / ((v / (1.0 - 0.999f64.powi(step as i32))).sqrt() + 1e-8);
         }
         assert!((f64::from(parameter.values()[0]) - w).abs() < 1e-6, "{} {w}", parameter.values()[0]);
     }

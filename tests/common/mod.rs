@@ -25,7 +25,10 @@ network! {
 }
 
 impl<D: Device> LineNet<D> {
-    pub fn forward<T: Tape<f32, D>>(&self, x: Tensor<(usize, usize), D, T>) -> ModelResult<Tensor<(usize, usize), D, T>> {
+    pub fn forward<T: Tape<f32, D>>(
+        &self,
+        x: Tensor<(usize, usize), D, T>,
+    ) -> ModelResult<Tensor<(usize, usize), D, T>> {
         self.out.forward(self.dropout.forward(self.hidden.forward(x)?)?)
     }
 }
@@ -43,7 +46,7 @@ impl<D: Device> ModelFn<D> for Line {
     fn build(&self, device: &D) -> ModelResult<LineNet<D>> {
         Ok(LineNet {
             hidden: Linear::builder(3, 8).activation(Activation::Relu).build(device)?,
-            dropout: Dropout::new(0.2)?,
+            dropout: Dropout::new(0.2),
             out: Linear::builder(8, 1).build(device)?,
         })
     }
@@ -72,9 +75,8 @@ impl<D: Device> ModelFn<D> for Line {
 pub fn points(count: usize) -> Dataset {
     let x: Vec<f32> = (0..3 * count).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
     let y: Vec<f32> = x.chunks(3).map(|x| x[0] - 2.0 * x[1] + 0.5 * x[2]).collect();
-    let record = Record::new()
-        .with("x", Array::new([count, 3], x).unwrap())
-        .with("y", Array::new([count, 1], y).unwrap());
+    let record =
+        Record::new().with("x", Array::new([count, 3], x).unwrap()).with("y", Array::new([count, 1], y).unwrap());
     Dataset::from_arrays(record).unwrap()
 }
 
