@@ -94,7 +94,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let is_new_data = self.check_settings(&train, inputs.new_data)?;
         self.writer()?;
         let start = self.position();
-        let start = if is_new_data { Position { epoch: start.epoch, batch: 0 } } else { start };
+        let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
+        let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
         let mut feed = Feed::new(train, self.options.seed, start);
         if feed.peek()?.is_none() {
             let message = "the training data gave no batch, expected at least one".to_owned();
@@ -175,8 +176,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
             let batch = feed.next()?;
-            self.step(batch)?;
-            let ended = self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)?;
+            let outcome = self.step(batch);
+            // Also after a failed step: its batch is used up, and may have been the last.
+            let ended = self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch);
+            outcome?;
+            let ended = ended?;
             pass.tick();
             if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
                 self.flush(pass)?;
@@ -207,6 +211,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 global_step: self.global_step,
                 epoch: self.feed.as_ref().map_or(0, |feed| feed.position().epoch),
                 learning_rate,
+                device: self.device.clone(),
                 pool: &mut self.gradients,
             };
             let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, &features, &mut step)?;
@@ -233,7 +238,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let first_bad = values.iter().find(|step| !step.loss.is_finite()).map(not_finite);
         self.logs.steps(&values, self.options.summary_every);
         if pass.is_due() {
-            pass.set_message(format!("loss={}", loss_text(self.training_log.last_loss())));
+            pass.set_message(loss_text(self.training_log.last_loss()));
         }
         if let Some(line) = self.logs.line(&values) {
             self.progress.line(&line);

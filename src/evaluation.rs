@@ -158,7 +158,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             if let Some(pass) = &mut pass {
                 pass.tick();
                 if pass.is_due() && D::READS_ARE_FREE {
-                    pass.set_message(format!("loss={}", loss_text(evaluation.mean_loss())));
+                    pass.set_message(loss_text(evaluation.mean_loss()));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use dfdx::shapes::{HasShape, Shape};
 
 use crate::data::{Array, Dtype, Record};
-use crate::nn::{Tensor, read};
+use crate::nn::{Ids, Tensor, read};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// The named inputs of one batch. Ask for each by name and get it in the form the model needs: a [`tensor`](Self::tensor)
@@ -62,15 +62,21 @@ impl<D: Device> Features<D> {
         if array.dtype() == Dtype::Text {
             return Err(wrong(name, array, &format!("a tensor of shape {}", shape_name::<S>())));
         }
-        let mut concrete = S::Concrete::default();
-        let fits = array.dims().len() == S::NUM_DIMS;
-        if fits {
-            array.dims().iter().enumerate().for_each(|(axis, &size)| concrete[axis] = size);
-        }
-        let shape = S::from_concrete(&concrete)
-            .filter(|_| fits)
+        let shape = shape_of::<S>(array.dims())
             .ok_or_else(|| wrong(name, array, &format!("a tensor of shape {}", shape_name::<S>())))?;
         Ok(self.device.try_tensor_from_vec(array.to_f32()?, shape)?)
+    }
+
+    /// An input as the ids of an [`Embedding`](crate::nn::Embedding), in the shape that is written, batch first:
+    /// `features.ids::<(usize, usize)>("words")` for padded sentences.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Signature`] when the input is not of integers from 0 on, or has another shape.
+    pub fn ids<S: Shape>(&self, name: &str) -> ModelResult<Ids<S>> {
+        let array = self.array(name)?;
+        let shape = shape_of::<S>(array.dims())
+            .ok_or_else(|| wrong(name, array, &format!("ids of shape {}", shape_name::<S>())))?;
+        Ids::new(self.indices(name)?.values, shape)
     }
 
     /// An input as class or token numbers, flat in row-major order: labels of shape (batch), or token ids of shape (batch,
@@ -128,6 +134,16 @@ impl<S: Shape, D: Device, T> From<&Tensor<S, D, T>> for Array {
 fn wrong(name: &str, array: &Array, wanted: &str) -> ModelError {
     let message = format!("input {name:?}: found {} of shape {:?}, expected {wanted}", array.dtype(), array.dims());
     Error::new(ErrorKind::Signature, message).into()
+}
+
+/// These dimensions as a shape, where they fit it.
+fn shape_of<S: Shape>(dims: &[usize]) -> Option<S> {
+    if dims.len() != S::NUM_DIMS {
+        return None;
+    }
+    let mut concrete = S::Concrete::default();
+    dims.iter().enumerate().for_each(|(axis, &size)| concrete[axis] = size);
+    S::from_concrete(&concrete)
 }
 
 /// `(usize, Const<28>)` out of `(usize, dfdx::shapes::shape::Const<28>)`.

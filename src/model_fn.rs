@@ -1,6 +1,6 @@
 //! What the user writes: the model function, and what its parts return.
 
-use dfdx::tensor::{PutTape, SplitTape};
+use dfdx::tensor::{PutTape, SplitTape, Trace};
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::data::{Array, Record};
@@ -95,6 +95,7 @@ pub struct Step<'a, D: Device> {
     pub(crate) global_step: u64,
     pub(crate) epoch: u64,
     pub(crate) learning_rate: f64,
+    pub(crate) device: D,
     pub(crate) pool: &'a mut GradientPool<D>,
 }
 
@@ -106,6 +107,18 @@ impl<D: Device> Step<'_, D> {
     /// When the device's memory runs out.
     pub fn tape(&mut self) -> ModelResult<Gradients<D>> {
         self.pool.take()
+    }
+
+    /// The tape itself, for a forward pass that does not begin with a tensor: `ids.traced(step.recorder()?)` in front of an
+    /// embedding.
+    ///
+    /// # Errors
+    /// When the device's memory runs out.
+    pub fn recorder(&mut self) -> ModelResult<StepTape<D>> {
+        let gradients = self.tape()?;
+        // dfdx makes a tape around given gradients only for a tensor.
+        let nothing: Tensor<(), D> = self.device.try_zeros_like(&())?;
+        Ok(nothing.traced(gradients).split_tape().1)
     }
 
     /// The number of steps done before this one, over the whole run.
