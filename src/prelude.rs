@@ -20,6 +20,8 @@ pub use crate::{
 };
 
 pub use dfdx::shapes::{Axes2, Axis, Const, Dim, HasShape, Rank0, Shape};
-pub use dfdx::tensor::{AsArray, NoneTape, OwnedTape, PutTape, SplitTape, Tape, Trace, ZerosTensor};
+pub use dfdx::tensor::{
+    AsArray, NoneTape, OwnedTape, PutTape, SplitTape, Tape, TensorFrom, TensorFromVec, Trace, ZerosTensor,
+};
 pub use dfdx::tensor_ops::*;
 pub use serde::{Deserialize, Serialize};

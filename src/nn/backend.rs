@@ -113,6 +113,34 @@ pub struct RecurrentRun<D: Device, T> {
     pub states: Vec<State<D>>,
 }
 
+/// What attention knows besides its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// How many heads share the values; they divide the size.
+    pub heads: usize,
+    /// How many keys of each sequence are real.
+    pub lengths: Option<&'a [usize]>,
+    /// Whether query `i` sees no key after `i`.
+    pub causal: bool,
+    /// Key, threshold and factor of the dropout of weights, as in [`Backend::dropout`], with indices over `(batch, heads,
+    /// queries, keys)`.
+    pub dropout: Option<(u64, u32, f32)>,
+}
+
+/// What batch normalisation gives: the output, and the mean and (biased) variance of each channel that it used.
+pub type Normalized<D, T> = (Sequences<D, T>, Tensor<(usize,), D>, Tensor<(usize,), D>);
+
+/// The tensors of a conditional random field: transitions `(from, to)`, and the scores of starting and ending at a tag.
+#[derive(Debug, Clone, Copy)]
+pub struct Transitions<'a, D: Device> {
+    /// `(tags, tags)`: from a tag to the next.
+    pub between: &'a Parameter<D>,
+    /// `(tags)`.
+    pub start: &'a Parameter<D>,
+    /// `(tags)`.
+    pub end: &'a Parameter<D>,
+}
+
 /// dfdx's device with our fused operations; the bodies given here are composed of stock operations and hold on every
 /// device, so that they are the oracle of the faster ones. Sizes have been checked by the layers.
 pub trait Backend:
@@ -252,6 +280,61 @@ pub trait Backend:
     {
         reference::recurrent(x, directions, initial, recurrence)
     }
+
+    /// Rows with mean 0 and variance 1, times `weight`, plus `bias`.
+    fn layer_norm<T: Tape<f32, Self>>(
+        x: Rows<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+    ) -> ModelResult<Rows<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::layer_norm(x, weight, bias, epsilon)
+    }
+
+    /// Channels of `(batch, channels, pixels)` with mean 0 and variance 1, times `weight`, plus `bias`; with given mean and
+    /// variance or those of the batch.
+    fn batch_norm<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+        statistics: Option<(Tensor<(usize,), Self>, Tensor<(usize,), Self>)>,
+    ) -> ModelResult<Normalized<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::batch_norm(x, weight, bias, epsilon, statistics)
+    }
+
+    /// `softmax(queries · keysᵀ / sqrt(size / heads)) · values`, head by head; zeros where no key is seen.
+    fn attention<T: Tape<f32, Self>>(
+        queries: Sequences<Self, T>,
+        keys: Sequences<Self, T>,
+        values: Sequences<Self, T>,
+        attention: &Attention<'_>,
+    ) -> ModelResult<Sequences<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::attention(queries, keys, values, attention)
+    }
+
+    /// The negative log-likelihood of each sequence's tags, from emissions `(batch, length, tags)`; 0 for length 0. Tags and
+    /// lengths have been checked.
+    fn crf<T: Tape<f32, Self>>(
+        emissions: Sequences<Self, T>,
+        transitions: Transitions<'_, Self>,
+        tags: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Tensor<(usize,), Self, T>>
+    where
+        Self: Device,
+    {
+        reference::crf(emissions, transitions, tags, lengths)
+    }
 }
 
 impl Backend for Cpu {
@@ -345,6 +428,43 @@ impl Backend for Cpu {
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>> {
         cpu::recurrent(x, directions, initial, recurrence)
+    }
+
+    fn layer_norm<T: Tape<f32, Self>>(
+        x: Rows<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+    ) -> ModelResult<Rows<Self, T>> {
+        cpu::layer_norm(x, weight, bias, epsilon)
+    }
+
+    fn batch_norm<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+        statistics: Option<(Tensor<(usize,), Self>, Tensor<(usize,), Self>)>,
+    ) -> ModelResult<Normalized<Self, T>> {
+        cpu::batch_norm(x, weight, bias, epsilon, statistics)
+    }
+
+    fn attention<T: Tape<f32, Self>>(
+        queries: Sequences<Self, T>,
+        keys: Sequences<Self, T>,
+        values: Sequences<Self, T>,
+        attention: &Attention<'_>,
+    ) -> ModelResult<Sequences<Self, T>> {
+        cpu::attention(queries, keys, values, attention)
+    }
+
+    fn crf<T: Tape<f32, Self>>(
+        emissions: Sequences<Self, T>,
+        transitions: Transitions<'_, Self>,
+        tags: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        cpu::crf(emissions, transitions, tags, lengths)
     }
 }
 

@@ -31,20 +31,24 @@ impl<S: Shape, D: Device, T: Tape<f32, D>> Layer<Tensor<S, D, T>> for Dropout {
     type Output = Tensor<S, D, T>;
 
     fn forward(&self, x: Tensor<S, D, T>) -> ModelResult<Self::Output> {
-        if !(0.0..1.0).contains(&self.p) {
-            let message = format!("dropout: found the probability {}, expected at least 0 and below 1", self.p);
-            return Err(ModelError::msg(message));
+        match draw::<T, D>(self.p, &self.random)? {
+            Some((key, threshold, scale)) => D::dropout(x, key, threshold, scale),
+            None => Ok(x),
         }
-        if !T::OWNS_TAPE || self.p == 0.0 {
-            return Ok(x);
-        }
-        D::dropout(x, self.random.next_call(), threshold(self.p), (1.0 / (1.0 - self.p)) as f32)
     }
 }
 
-/// A value falls when its 32 random bits are below this.
-fn threshold(p: f64) -> u32 {
-    (p * 4_294_967_296.0) as u32
+/// What a call of dropout draws: the key, the threshold below which a value's 32 random bits make it fall, and the factor
+/// of the others. Nothing in evaluation.
+pub(crate) fn draw<T: Tape<f32, D>, D: Device>(p: f64, random: &RandomStream) -> ModelResult<Option<(u64, u32, f32)>> {
+    if !(0.0..1.0).contains(&p) {
+        let message = format!("dropout: found the probability {p}, expected at least 0 and below 1");
+        return Err(ModelError::msg(message));
+    }
+    if !T::OWNS_TAPE || p == 0.0 {
+        return Ok(None);
+    }
+    Ok(Some((random.next_call(), (p * 4_294_967_296.0) as u32, (1.0 / (1.0 - p)) as f32)))
 }
 
 impl<D: Device> Network<D> for Dropout {

@@ -1,11 +1,14 @@
 //! Networks: the trait that names their parameters, and the layers.
 
 mod activation;
+mod attention;
 #[doc(hidden)]
 pub mod backend;
+mod conv1d;
 mod conv2d;
 mod conv_block;
 mod cpu;
+mod crf;
 mod dfdx_module;
 mod dropout;
 mod embedding;
@@ -17,18 +20,23 @@ mod linear;
 mod loss;
 mod mask;
 mod network;
+mod norm;
 mod parameter;
 mod pool2d;
 mod random;
 mod recurrent;
 #[doc(hidden)]
 pub mod reference;
+mod top_k;
 pub(crate) mod variables;
 mod window;
 
 pub use activation::Activation;
+pub use attention::{MultiHeadAttention, NormPosition, TransformerBlock, TransformerBlockBuilder};
 pub use conv_block::{ConvBlock, ConvBlockBuilder};
+pub use conv1d::{AvgPool1D, Conv1D, Conv1DBuilder, GlobalPool1D, MaxPool1D};
 pub use conv2d::{Conv2D, Conv2DBuilder};
+pub use crf::{Crf, TagPath};
 pub use dfdx_module::Dfdx;
 pub use dropout::Dropout;
 pub use embedding::{Bags, Combiner, Embedding, EmbeddingBag, EmbeddingBuilder};
@@ -37,9 +45,10 @@ pub use ids::Ids;
 pub use init::Init;
 pub use layer::Layer;
 pub use linear::{Linear, LinearBuilder};
-pub use loss::sparse_cross_entropy;
+pub use loss::{CrossEntropy, Logits, Loss, sparse_cross_entropy};
 pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
+pub use norm::{BatchNorm, LayerNorm};
 pub(crate) use parameter::read;
 pub use parameter::{Parameter, host_reads};
 pub use pool2d::{AvgPool2D, GlobalPool2D, MaxPool2D};
@@ -47,6 +56,7 @@ pub use random::RandomStream;
 pub use recurrent::{
     BiGru, BiLstm, Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, RecurrentState, RecurrentWeights,
 };
+pub use top_k::top_k;
 #[doc(hidden)]
 pub use window::Window;
 pub use window::{Padding, Size2};

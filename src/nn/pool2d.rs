@@ -82,6 +82,8 @@ macro_rules! without_parts {
     };
 }
 
+pub(crate) use without_parts;
+
 pool2d!(
     /// The largest value of each window, channel by channel: `(batch, channels, height, width)` to `(batch, channels, rows,
     /// columns)`. Of equal values the first receives the gradient. Padding is never the largest.

@@ -1,7 +1,9 @@
 //! The operations of [`Backend`](crate::nn::backend::Backend) on the CPU. Work is cut into pieces whose number depends on
 //! the sizes alone, and sums over pieces run in order, so results do not depend on the number of threads.
 
+mod attention;
 mod convolution;
+mod crf;
 mod elementwise;
 mod embedding;
 mod images;
@@ -9,16 +11,20 @@ mod linear;
 mod loss;
 mod math;
 mod matmul;
+mod norm;
 mod pool;
 mod record;
 mod recurrent;
 mod scratch;
 
+pub(crate) use attention::attention;
 pub(crate) use convolution::{conv_block, conv2d};
+pub(crate) use crf::crf;
 pub(crate) use elementwise::{activation, dropout};
 pub(crate) use embedding::{embedding, embedding_bag};
 pub(crate) use linear::linear;
 pub(crate) use loss::cross_entropy;
+pub(crate) use norm::{batch_norm, layer_norm};
 pub(crate) use pool::pool2d;
 pub(crate) use recurrent::recurrent;
 
