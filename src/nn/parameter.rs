@@ -68,6 +68,17 @@ impl<D: Device> Parameter<D> {
         Ok(Self { tensor, host, tensor_is_stale: AtomicBool::new(false), dims: dims.to_vec(), trainable: true })
     }
 
+    /// A parameter that takes over a tensor with its identity.
+    pub(crate) fn from_tensor(tensor: Tensor<(usize,), D>, dims: &[usize]) -> Self {
+        let host = D::READS_ARE_FREE.then(|| {
+            let mut values = vec![0.0; tensor.shape().0];
+            tensor.copy_into(&mut values);
+            Arc::new(values)
+        });
+        let tensor = Mutex::new(tensor);
+        Self { tensor, host, tensor_is_stale: AtomicBool::new(false), dims: dims.to_vec(), trainable: true }
+    }
+
     /// The same, but kept out of training: running statistics, given embeddings.
     #[must_use]
     pub fn frozen(mut self) -> Self {

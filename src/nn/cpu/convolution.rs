@@ -1,0 +1,438 @@
+//! Convolution as a matrix product of every window's values with the weights, image by image, channels last.
+
+use dfdx::tensor::{Cpu, PutTape, SplitTape, Tape, TensorFromVec};
+use dfdx::tensor_ops::ReshapeTo;
+use rayon::prelude::*;
+
+use super::elementwise::add;
+use super::images::{add_unpadded, pad, transpose};
+use super::linear::add_bias;
+use super::math::differentiate_all;
+use super::matmul::{Accum, MatRef, matrix, matrix_mut, multiply};
+use super::pool::{max_blocks, unpool_blocks};
+use super::record::{flat, host, record};
+use super::scratch::Scratch;
+use crate::ModelResult;
+use crate::nn::backend::Convolution;
+use crate::nn::{Activation, Parameter, Tensor};
+
+type Images<T> = Tensor<(usize, usize, usize, usize), Cpu, T>;
+
+/// Pieces that a batch is cut into; each sums its own gradient of the weights.
+const CHUNKS: usize = 8;
+
+/// Values of windows laid out at a time, at most: what fits the second cache.
+const TILE: usize = 1 << 18;
+
+/// The sizes that the loops need.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    c: Convolution,
+    /// Channels of a group, in and out.
+    channels: usize,
+    out_channels: usize,
+    /// Values of a window.
+    depth: usize,
+    /// Output pixels of an image.
+    pixels: usize,
+    /// Output rows whose windows are laid out at a time.
+    tile_rows: usize,
+    /// Values of one image, in and out.
+    image: usize,
+    out_image: usize,
+    /// Images of a chunk.
+    chunk: usize,
+}
+
+/// Buffers of one piece of work.
+struct Buffers {
+    padded: Scratch,
+    columns: Scratch,
+    y: Scratch,
+}
+
+impl Plan {
+    fn new(c: &Convolution) -> Self {
+        let w = &c.window;
+        let channels = w.channels / c.groups;
+        let depth = w.kernel.0 * w.kernel.1 * channels;
+        let pixels = w.out.0 * w.out.1;
+        Self {
+            c: *c,
+            channels,
+            out_channels: c.out_channels / c.groups,
+            depth,
+            pixels,
+            tile_rows: (TILE / (w.out.1 * depth).max(1)).clamp(1, w.out.0),
+            image: w.channels * w.height * w.width,
+            out_image: c.out_channels * pixels,
+            chunk: w.batch.div_ceil(CHUNKS),
+        }
+    }
+
+    fn buffers(&self) -> Buffers {
+        let w = &self.c.window;
+        Buffers {
+            padded: Scratch::dirty(w.padded.0 * w.padded.1 * self.channels),
+            columns: Scratch::dirty(self.tile_rows * w.out.1 * self.depth),
+            y: Scratch::dirty(self.out_image),
+        }
+    }
+
+    /// With one channel windows are laid out cell by cell, since a window's rows would be too short to copy.
+    fn is_cell_major(&self) -> bool {
+        self.channels == 1 && self.c.window.stride.1 == 1
+    }
+
+    /// Weights from `(out, in, row, column)` to `(group, row, column, in, out)`.
+    fn pack(&self, weight: &[f32]) -> Scratch {
+        let mut packed = Scratch::dirty(weight.len());
+        self.each_weight(|position, place| packed[place] = weight[position]);
+        packed
+    }
+
+    fn add_unpacked(&self, packed: &[f32], weight: &mut [f32]) {
+        self.each_weight(|position, place| weight[position] += packed[place]);
+    }
+
+    #[inline(always)]
+    fn each_weight(&self, mut f: impl FnMut(usize, usize)) {
+        let cells = self.c.window.kernel.0 * self.c.window.kernel.1;
+        let (channels, outs) = (self.channels, self.out_channels);
+        for group in 0..self.c.groups {
+            let group_start = group * self.depth * outs;
+            for cell in 0..cells {
+                for channel in 0..channels {
+                    let place = group_start + (cell * channels + channel) * outs;
+                    for out in 0..outs {
+                        f(((group * outs + out) * channels + channel) * cells + cell, place + out);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `f` with each run of values that lie together both in the padded image and in the layout of windows:
+    /// (start in the image, start in the layout, length).
+    #[inline(always)]
+    fn each_run(&self, first_row: usize, rows: usize, mut f: impl FnMut(usize, usize, usize)) {
+        let w = &self.c.window;
+        let (channels, out_width) = (self.channels, w.out.1);
+        if self.is_cell_major() {
+            let mut to = 0;
+            for ky in 0..w.kernel.0 {
+                for kx in 0..w.kernel.1 {
+                    for y in first_row..first_row + rows {
+                        f((y * w.stride.0 + ky * w.dilation.0) * w.padded.1 + kx * w.dilation.1, to, out_width);
+                        to += out_width;
+                    }
+                }
+            }
+            return;
+        }
+        let (steps, run) = if w.dilation.1 == 1 { (1, w.kernel.1 * channels) } else { (w.kernel.1, channels) };
+        let mut to = 0;
+        for y in first_row..first_row + rows {
+            for x in 0..out_width {
+                for ky in 0..w.kernel.0 {
+                    let row = (y * w.stride.0 + ky * w.dilation.0) * w.padded.1 + x * w.stride.1;
+                    for kx in 0..steps {
+                        f((row + kx * w.dilation.1) * channels, to, run);
+                        to += run;
+                    }
+                }
+            }
+        }
+    }
+
+    fn lay_out(&self, padded: &[f32], first_row: usize, rows: usize, columns: &mut [f32]) {
+        super::vectorized(
+            #[inline(always)]
+            || {
+                self.each_run(first_row, rows, |from, to, len| {
+                    columns[to..to + len].copy_from_slice(&padded[from..from + len]);
+                });
+            },
+        );
+    }
+
+    fn add_back(&self, columns: &[f32], first_row: usize, rows: usize, padded: &mut [f32]) {
+        super::vectorized(
+            #[inline(always)]
+            || {
+                self.each_run(first_row, rows, |to, from, len| {
+                    padded[to..to + len].iter_mut().zip(&columns[from..from + len]).for_each(|(to, from)| *to += from);
+                });
+            },
+        );
+    }
+
+    /// The layout of windows as `(pixels, depth)`.
+    fn columns<'a>(&self, columns: &'a [f32], pixels: usize) -> MatRef<'a, f32> {
+        let columns = &columns[..pixels * self.depth];
+        if self.is_cell_major() {
+            matrix(columns, self.depth, pixels).transpose()
+        } else {
+            matrix(columns, pixels, self.depth)
+        }
+    }
+
+    /// The first row and number of rows of each tile.
+    fn tiles(self) -> impl Iterator<Item = (usize, usize)> {
+        let rows = self.c.window.out.0;
+        (0..rows).step_by(self.tile_rows).map(move |first| (first, self.tile_rows.min(rows - first)))
+    }
+
+    fn group_image(&self, group: usize) -> std::ops::Range<usize> {
+        let len = self.image / self.c.groups;
+        group * len..(group + 1) * len
+    }
+
+    fn group_weights(&self, group: usize) -> std::ops::Range<usize> {
+        let len = self.depth * self.out_channels;
+        group * len..(group + 1) * len
+    }
+
+    /// `y`, as `(pixels, out channels)`, of one image.
+    fn forward(&self, image: &[f32], weights: &[f32], buffers: &mut Buffers) {
+        let Buffers { padded, columns, y } = buffers;
+        let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
+        for group in 0..self.c.groups {
+            pad(&image[self.group_image(group)], self.channels, w, padded);
+            let weights = matrix(&weights[self.group_weights(group)], self.depth, outs);
+            for (first, rows) in self.tiles() {
+                self.lay_out(padded, first, rows, columns);
+                let pixels = rows * w.out.1;
+                let y = &mut y[first * w.out.1 * all_outs..][..pixels * all_outs];
+                let y = matrix_mut(y, pixels, all_outs).subcols_mut(group * outs, outs);
+                multiply(y, Accum::Replace, self.columns(columns, pixels), weights);
+            }
+        }
+    }
+
+    /// Adds to the packed gradient of the weights and to that of the image, given that of `y` in the buffers.
+    fn backward(
+        &self,
+        image: &[f32],
+        weights: &[f32],
+        buffers: &mut Buffers,
+        dw: &mut [f32],
+        dx: &mut [f32],
+        dpadded: &mut Scratch,
+    ) {
+        let Buffers { padded, columns, y: dy } = buffers;
+        let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
+        for group in 0..self.c.groups {
+            pad(&image[self.group_image(group)], self.channels, w, padded);
+            let weights = matrix(&weights[self.group_weights(group)], self.depth, outs);
+            let dw = &mut dw[self.group_weights(group)];
+            if !dx.is_empty() {
+                dpadded.fill(0.0);
+            }
+            for (first, rows) in self.tiles() {
+                let pixels = rows * w.out.1;
+                let dy = matrix(&dy[first * w.out.1 * all_outs..][..pixels * all_outs], pixels, all_outs);
+                let dy = dy.subcols(group * outs, outs);
+                self.lay_out(padded, first, rows, columns);
+                let dw = matrix_mut(dw, self.depth, outs);
+                multiply(dw, Accum::Add, self.columns(columns, pixels).transpose(), dy);
+                if dx.is_empty() {
+                    continue;
+                }
+                let dcolumns = &mut columns[..pixels * self.depth];
+                if self.is_cell_major() {
+                    let dcolumns = matrix_mut(dcolumns, self.depth, pixels);
+                    multiply(dcolumns, Accum::Replace, weights, dy.transpose());
+                } else {
+                    multiply(matrix_mut(dcolumns, pixels, self.depth), Accum::Replace, dy, weights.transpose());
+                }
+                self.add_back(columns, first, rows, dpadded);
+            }
+            if !dx.is_empty() {
+                add_unpadded(dpadded, self.channels, w, &mut dx[self.group_image(group)]);
+            }
+        }
+    }
+
+    /// The backward pass over a batch: `make_dy` writes an image's gradient of `y` to the buffers.
+    fn backward_batch(
+        &self,
+        images: &[f32],
+        weights: &[f32],
+        gradients: &mut [Vec<f32>],
+        has_bias: bool,
+        make_dy: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let outs = self.c.out_channels;
+        let (dw, rest) = gradients.split_at_mut(1);
+        let (db, dx) = rest.split_at_mut(usize::from(has_bias));
+        let chunk_len = self.chunk * self.image;
+        let mut dx: Vec<&mut [f32]> = match dx.first_mut() {
+            Some(dx) => dx.chunks_mut(chunk_len).collect(),
+            None => images.chunks(chunk_len).map(|_| <&mut [f32]>::default()).collect(),
+        };
+        let partial: Vec<(Scratch, Scratch)> = dx
+            .par_iter_mut()
+            .zip(images.par_chunks(chunk_len))
+            .enumerate()
+            .map(|(chunk, (dx, images))| {
+                let mut buffers = self.buffers();
+                let mut dpadded = Scratch::dirty(if dx.is_empty() { 0 } else { buffers.padded.len() });
+                let mut dw = Scratch::zeros(self.depth * outs);
+                let mut db = Scratch::zeros(outs);
+                for (index, image) in images.chunks_exact(self.image).enumerate() {
+                    make_dy(chunk * self.chunk + index, &mut buffers.y);
+                    buffers.y.chunks_exact(outs).for_each(|pixel| add(&mut db, pixel));
+                    let dx = dx.chunks_exact_mut(self.image).nth(index).unwrap_or_default();
+                    self.backward(image, weights, &mut buffers, &mut dw, dx, &mut dpadded);
+                }
+                (dw, db)
+            })
+            .collect();
+        let mut partial = partial.into_iter();
+        let Some((mut dw_sum, mut db_sum)) = partial.next() else { return };
+        for (dw, db) in partial {
+            add(&mut dw_sum, &dw);
+            add(&mut db_sum, &db);
+        }
+        self.add_unpacked(&dw_sum, &mut dw[0]);
+        if let Some(db) = db.first_mut() {
+            add(db, &db_sum);
+        }
+    }
+}
+
+/// See [`Backend::conv2d`](crate::nn::backend::Backend::conv2d).
+pub(crate) fn conv2d<T: Tape<f32, Cpu>>(
+    x: Images<T>,
+    weight: &Parameter<Cpu>,
+    bias: Option<&Parameter<Cpu>>,
+    convolution: &Convolution,
+    activation: Activation,
+) -> ModelResult<Images<T>> {
+    let plan = Plan::new(convolution);
+    let w = convolution.window;
+    let outs = convolution.out_channels;
+    let (x, mut tape) = x.try_contiguous()?.split_tape();
+    let images = Scratch::copy_of(&x);
+    let weights = plan.pack(&host(weight)?);
+
+    // What the activation's derivative needs, channels last.
+    let keep = T::OWNS_TAPE && activation != Activation::Identity;
+    let mut kept = Scratch::dirty(if keep { w.batch * plan.out_image } else { 0 });
+    let mut y = vec![0.0; w.batch * plan.out_image];
+    let chunk_out = plan.chunk * plan.out_image;
+    let mut kept_chunks: Vec<&mut [f32]> = if keep {
+        kept.chunks_mut(chunk_out).collect()
+    } else {
+        y.chunks(chunk_out).map(|_| <&mut [f32]>::default()).collect()
+    };
+    y.par_chunks_mut(chunk_out)
+        .zip(images.par_chunks(plan.chunk * plan.image))
+        .zip(kept_chunks.par_iter_mut())
+        .try_for_each(|((y, images), kept)| -> ModelResult<()> {
+            let mut buffers = plan.buffers();
+            for (index, (y, image)) in
+                y.chunks_exact_mut(plan.out_image).zip(images.chunks_exact(plan.image)).enumerate()
+            {
+                plan.forward(image, &weights, &mut buffers);
+                let sums = add_bias(&mut buffers.y, bias, activation, keep && !activation.is_known_from_output())?;
+                if let Some(kept) = kept.chunks_exact_mut(plan.out_image).nth(index) {
+                    kept.copy_from_slice(sums.as_deref().unwrap_or(&buffers.y));
+                }
+                transpose(&buffers.y, plan.pixels, outs, y);
+            }
+            Ok(())
+        })?;
+    drop(kept_chunks);
+    let y = x.device().try_tensor_from_vec(y, (w.batch, outs, w.out.0, w.out.1))?;
+    if !T::OWNS_TAPE {
+        return Ok(y.put_tape(tape));
+    }
+    let has_bias = bias.is_some();
+    record_convolution(&mut tape, &x, weight, bias, convolution, &y, move |gradients, dy| {
+        plan.backward_batch(&images, &weights, gradients, has_bias, |index, dz| {
+            let range = index * plan.out_image..(index + 1) * plan.out_image;
+            transpose(&dy[range.clone()], outs, plan.pixels, dz);
+            if keep {
+                differentiate_all(activation, &kept[range], dz);
+            }
+        });
+    })?;
+    Ok(y.put_tape(tape))
+}
+
+/// Records the backward pass of a convolution: gradients come as weight, bias if any, input if wanted.
+fn record_convolution<T: Tape<f32, Cpu>>(
+    tape: &mut T,
+    x: &Images<dfdx::tensor::NoneTape>,
+    weight: &Parameter<Cpu>,
+    bias: Option<&Parameter<Cpu>>,
+    convolution: &Convolution,
+    y: &Images<dfdx::tensor::NoneTape>,
+    backward: impl FnOnce(&mut [Vec<f32>], &[f32]) + 'static,
+) -> ModelResult<()> {
+    let (x, weight, bias) = (flat(x)?, weight.identity(), bias.map(Parameter::identity));
+    let mut inputs = vec![&weight];
+    inputs.extend(&bias);
+    if convolution.input_gradient {
+        inputs.push(&x);
+    }
+    record(tape, &inputs, &[&flat(y)?], move |gradients, dy| backward(gradients, &dy[0]));
+    Ok(())
+}
+
+/// See [`Backend::conv_block`](crate::nn::backend::Backend::conv_block).
+pub(crate) fn conv_block<T: Tape<f32, Cpu>>(
+    x: Images<T>,
+    weight: &Parameter<Cpu>,
+    bias: Option<&Parameter<Cpu>>,
+    convolution: &Convolution,
+    pool: (usize, usize),
+) -> ModelResult<Images<T>> {
+    let plan = Plan::new(convolution);
+    let w = convolution.window;
+    let outs = convolution.out_channels;
+    let pooled = (w.out.0 / pool.0, w.out.1 / pool.1);
+    let pooled_pixels = pooled.0 * pooled.1;
+    let pooled_len = outs * pooled_pixels;
+    let (x, mut tape) = x.try_contiguous()?.split_tape();
+    let images = Scratch::copy_of(&x);
+    let weights = plan.pack(&host(weight)?);
+
+    let mut y = vec![0.0; w.batch * pooled_len];
+    let mut chosen = vec![0u8; w.batch * pooled_len];
+    y.par_chunks_mut(plan.chunk * pooled_len)
+        .zip(chosen.par_chunks_mut(plan.chunk * pooled_len))
+        .zip(images.par_chunks(plan.chunk * plan.image))
+        .try_for_each(|((y, chosen), images)| -> ModelResult<()> {
+            let mut buffers = plan.buffers();
+            let mut largest = Scratch::dirty(pooled_len);
+            let outputs = y.chunks_exact_mut(pooled_len).zip(chosen.chunks_exact_mut(pooled_len));
+            for ((y, chosen), image) in outputs.zip(images.chunks_exact(plan.image)) {
+                plan.forward(image, &weights, &mut buffers);
+                max_blocks(&buffers.y, w.out.1, outs, pool, pooled, &mut largest, chosen);
+                // ReLU and bias may follow the pool, where there is less to do: both keep the order of values.
+                add_bias(&mut largest, bias, Activation::Relu, false)?;
+                for (chosen, value) in chosen.iter_mut().zip(largest.iter()) {
+                    *chosen = if *value > 0.0 { *chosen } else { u8::MAX };
+                }
+                transpose(&largest, pooled_pixels, outs, y);
+            }
+            Ok(())
+        })?;
+    let y = x.device().try_tensor_from_vec(y, (w.batch, outs, pooled.0, pooled.1))?;
+    if !T::OWNS_TAPE {
+        return Ok(y.put_tape(tape));
+    }
+    let has_bias = bias.is_some();
+    record_convolution(&mut tape, &x, weight, bias, convolution, &y, move |gradients, dy| {
+        plan.backward_batch(&images, &weights, gradients, has_bias, |index, dz| {
+            let range = index * pooled_len..(index + 1) * pooled_len;
+            let mut dy_image = Scratch::dirty(pooled_len);
+            transpose(&dy[range.clone()], outs, pooled_pixels, &mut dy_image);
+            unpool_blocks(&dy_image, &chosen[range], w.out, outs, pool, pooled, dz);
+        });
+    })?;
+    Ok(y.put_tape(tape))
+}

@@ -1,0 +1,11 @@
+//! The operations of [`Backend`](crate::nn::backend::Backend) composed of dfdx's own: they hold on every device, and are
+//! what the faster ones are compared with.
+
+mod basic;
+mod convolution;
+mod loss;
+
+pub use basic::{activation, dropout, linear};
+pub(crate) use convolution::counts;
+pub use convolution::{conv_block, conv2d, pool2d};
+pub use loss::cross_entropy;
