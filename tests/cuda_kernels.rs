@@ -1,6 +1,7 @@
 //! The CUDA kernels, compiled for the host, against plain formulas in double precision. Each launch is made twice, with
 //! the threads of a block in ascending and in descending order, and must give the same bits; the compiler's address and
 //! undefined-behaviour checks watch every access. Skipped, with a line that says so, where there is no g++.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cuda_host;
 
@@ -192,6 +193,13 @@ fn sums_of_rows() {
     let out = host.launch("row_sums", (3, 1), 256, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&x), A::u32(1000)]);
     let sum = |row: usize| (row + 1) as f64 + wide(&x[row * 1000..][..1000]).iter().sum::<f64>();
     assert_close("sums", &out[0].f32(), &[sum(0), sum(1), sum(2)]);
+}
+
+#[test]
+fn a_gradient_for_all() {
+    let Some(mut host) = Host::start() else { return };
+    let out = host.launch("sum_backward", (1, 1), 32, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&[0.5]), A::u64(3)]);
+    assert_eq!(out[0].f32(), [1.5, 2.5, 3.5]);
 }
 
 #[test]

@@ -6,6 +6,8 @@ pub mod backend;
 mod conv2d;
 mod conv_block;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod dfdx_module;
 mod dropout;
 mod flatten;

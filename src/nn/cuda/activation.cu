@@ -140,3 +140,11 @@ KERNEL(row_sums, float *sums, const float *x, u32 columns) {
     if (threadIdx.x == 0) sums[blockIdx.x] += values[0];
   }
 }
+
+// dx += dy, one value for all.
+KERNEL(sum_backward, float *dx, const float *dy, u64 count) {
+  PHASE {
+    const u64 i = element();
+    if (i < count) dx[i] += dy[0];
+  }
+}
