@@ -3,6 +3,7 @@
 // call that matters is logged. dfdx's host code and ours run as they are, so tests can compare results with the CPU's, and
 // count launches, copies and waits.
 //
+// DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
 // DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free and sync.
 #include "shim.h"
 #include "kernels.h"
@@ -115,6 +116,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned 
   const char *name = (const char *)function;
   // What a real device refuses.
   if (gx == 0 || gy == 0 || gy > 65535 || bx == 0 || bx > 1024) return 1;
+  if (!strcmp(name, "probe") && getenv("DRIVER_BREAK_PROBE")) return 0;
   const bool known = run_kernel(name, {gx, gy, 1}, {bx, 1, 1}, arguments);
   note("launch %s%s\n", name, known ? "" : " (not run)");
   return 0;
