@@ -4,7 +4,9 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, Result, nn::backend::Backend};
+use crate::nn::backend::Backend;
+use crate::optim::update::Update;
+use crate::{Error, ErrorKind, Result};
 
 pub use dfdx::tensor::Cpu;
 #[cfg(feature = "cuda")]
@@ -13,7 +15,7 @@ pub use dfdx::tensor::Cuda;
 /// The one bound that model functions and networks carry: `impl<D: Device> ModelFn<D> for ...`. It is dfdx's
 /// `Device<f32>` together with the fused operations of [`crate::nn`], and is implemented by [`Cpu`] and, with the
 /// feature `cuda`, by dfdx's `Cuda`. It is sealed: new devices come with new versions of this crate.
-pub trait Device: Backend {
+pub trait Device: Backend + Update {
     /// Opens the device that `spec` names and seeds its generator, as the estimator's builder does.
     ///
     /// # Errors

@@ -1,15 +1,69 @@
-//! Training loops that hand control back to you: see the README.
+//! Training loops that hand control back to you, on [dfdx].
+//!
+//! You write a [model function](ModelFn) and input functions; [`Elistimator`] does everything around them and returns after
+//! every call, so that the loop over epochs stays yours:
+//!
+//! ```no_run
+//! # use elistimator::prelude::*;
+//! # fn go<M: ModelFn>(model: M, train: Dataset, validation: Dataset) -> Result<()> {
+//! let mut estimator = Elistimator::builder(model).model_dir("runs/mnist").seed(7).build()?;
+//! estimator.setup(Inputs::train(train).validation(validation))?;
+//! for _ in 0..5 {
+//!     let metrics = estimator.train()?.validate()?;
+//!     estimator.save_ckpt()?;
+//!     println!("{}", metrics.get("accuracy")?);
+//! }
+//! estimator.restore_best()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Where to look: [`ModelFn`] is what you write, [`Elistimator`] what you call, [`Builder`] what you set;
+//! [`data`] feeds it, [`nn`] has layers, [`optim`] optimisers and schedules, [`metrics`] what is measured,
+//! [`checkpoint`] what is on disk, [`summary`] and [`progress`] what is shown.
+//!
+//! [dfdx]: https://docs.rs/dfdx
 
+mod builder;
 pub mod checkpoint;
+mod checkpointing;
 pub mod data;
 pub mod device;
+mod elistimator;
 mod error;
+mod evaluation;
+mod features;
+mod feed;
+mod gradient_pool;
+mod hashes;
+mod inputs;
+mod interrupt;
+mod logs;
 pub mod metrics;
+mod model_fn;
 pub mod nn;
 pub mod optim;
+mod prediction;
+pub mod prelude;
 pub mod progress;
+mod settings;
+mod setup;
 pub mod summary;
+mod training_log;
 mod unwind;
 
+pub(crate) use setup::lock;
+
+pub use dfdx;
+
+pub use builder::{Builder, Every, Mode, NotFinite};
+pub use checkpointing::Which;
 pub use device::{Device, DeviceSpec};
+pub use elistimator::Elistimator;
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};
+pub use features::{Features, Indices};
+pub use hashes::Hashes;
+pub use inputs::{InputFn, Inputs};
+pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
+pub use prediction::{Predictions, Request};
+pub use settings::{Difference, Setting};

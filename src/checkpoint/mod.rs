@@ -1,1 +1,19 @@
-//! checkpoint
+//! Checkpoints on disk: bytes, files, and what is kept. Nothing here knows about networks or devices.
+//!
+//! The format is described byte by byte in `docs/format.md`.
+
+mod fs;
+mod index;
+mod retention;
+mod state;
+mod store;
+mod tensors;
+
+pub use index::CheckpointInfo;
+pub use retention::{Mode, Monitor, Retention};
+pub(crate) use state::State;
+pub(crate) use store::{Access, Snapshot, Store};
+pub(crate) use tensors::Tensors;
+
+/// The metrics of a checkpoint by name.
+pub type MetricValues = std::collections::BTreeMap<String, f64>;

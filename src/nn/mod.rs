@@ -21,6 +21,7 @@ mod pool2d;
 mod random;
 #[doc(hidden)]
 pub mod reference;
+pub(crate) mod variables;
 mod window;
 
 pub use activation::Activation;

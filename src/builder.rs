@@ -1,0 +1,251 @@
+//! Settings of an estimator, before it exists.
+
+use std::marker::PhantomData;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::checkpoint::{Monitor, Retention};
+use crate::checkpointing::Which;
+use crate::device::Cpu;
+use crate::progress::{LogEvery, ProgressMode};
+use crate::settings::Setting;
+use crate::{Device, DeviceSpec, Elistimator, ModelFn, Result};
+
+/// The direction in which a monitored metric gets better.
+pub use crate::checkpoint::Mode;
+
+/// How often something happens inside a training verb.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Every {
+    /// At every global step that this number divides.
+    Steps(u64),
+    /// When this much time has passed since it last happened.
+    Time(Duration),
+}
+
+/// What training does when a loss is NaN or infinite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NotFinite {
+    /// The verb returns an error of kind [`NotFinite`](crate::ErrorKind::NotFinite) with the step.
+    #[default]
+    Stop,
+    /// It is reported once per verb through the log, and training goes on. Such a checkpoint is never the best.
+    GoOn,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    pub(crate) model_dir: Option<PathBuf>,
+    pub(crate) seed: u64,
+    pub(crate) device: DeviceSpec,
+    pub(crate) monitor: Monitor,
+    pub(crate) retention: Retention,
+    pub(crate) progress: ProgressMode,
+    pub(crate) log_every: Option<LogEvery>,
+    pub(crate) summary_every: u64,
+    pub(crate) save_every: Option<Every>,
+    pub(crate) not_finite: NotFinite,
+    pub(crate) interrupts: bool,
+    pub(crate) save_on_error: bool,
+    pub(crate) describe: bool,
+    pub(crate) revision: Option<String>,
+    pub(crate) allowed: Vec<Setting>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            model_dir: None,
+            seed: 0,
+            device: DeviceSpec::Auto,
+            monitor: Monitor::default(),
+            retention: Retention::default(),
+            progress: ProgressMode::default(),
+            log_every: None,
+            summary_every: 1,
+            save_every: None,
+            not_finite: NotFinite::default(),
+            interrupts: false,
+            save_on_error: false,
+            describe: false,
+            revision: None,
+            allowed: Vec::new(),
+        }
+    }
+}
+
+/// Makes an [`Elistimator`]: `Elistimator::builder(model)` on the CPU, `Builder::<M, D>::new(model)` on any device.
+#[derive(Debug)]
+pub struct Builder<M, D = Cpu> {
+    model: M,
+    options: Options,
+    restored: Option<Which>,
+    device: PhantomData<fn() -> D>,
+}
+
+impl<M: ModelFn<D>, D: Device> Builder<M, D> {
+    /// Starts from the defaults.
+    pub fn new(model: M) -> Self {
+        let options = Options { device: default_spec::<D>(), ..Options::default() };
+        Self { model, options, restored: None, device: PhantomData }
+    }
+
+    /// Where checkpoints and logs go; it is made if missing. Unset: a new temporary directory that outlives the process and
+    /// whose path is printed.
+    #[must_use]
+    pub fn model_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.options.model_dir = Some(dir.into());
+        self
+    }
+
+    /// The same, where a command line may or may not name a directory.
+    #[must_use]
+    pub fn model_dir_or_temporary(mut self, dir: Option<PathBuf>) -> Self {
+        self.options.model_dir = dir;
+        self
+    }
+
+    /// The seed of initial weights, shuffling and dropout; 0 unless set. The same seed gives the same run.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// Which device to open, among those of type `D`; see [`with_device!`](crate::with_device).
+    #[must_use]
+    pub fn device(mut self, spec: DeviceSpec) -> Self {
+        self.options.device = spec;
+        self
+    }
+
+    /// Which metric decides what is best, and its direction; the smallest `loss` unless set.
+    #[must_use]
+    pub fn monitor(mut self, metric: &str, mode: Mode) -> Self {
+        self.options.monitor = Monitor::new(metric, mode);
+        self
+    }
+
+    /// How many checkpoints to keep, 5 unless set; the best, the latest and pinned ones are kept on top when they would fall
+    /// out. 0 keeps all.
+    #[must_use]
+    pub fn max_to_keep(mut self, count: usize) -> Self {
+        self.options.retention.max_to_keep = count;
+        self
+    }
+
+    /// All of what is kept: the best k, every n-th step, every so many hours.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.options.retention = retention;
+        self
+    }
+
+    /// Progress bars: on a terminal, always, or never.
+    #[must_use]
+    pub fn progress(mut self, mode: ProgressMode) -> Self {
+        self.options.progress = mode;
+        self
+    }
+
+    /// Prints loss, named values and steps per second as lines, every so many steps or seconds, with or without a bar.
+    #[must_use]
+    pub fn log_every(mut self, every: LogEvery) -> Self {
+        self.options.log_every = Some(every);
+        self
+    }
+
+    /// Writes every n-th step's values to TensorBoard; every step unless set, never for 0.
+    #[must_use]
+    pub fn summary_every(mut self, steps: u64) -> Self {
+        self.options.summary_every = steps;
+        self
+    }
+
+    /// Saves inside the training verbs, for machines that may be taken away.
+    #[must_use]
+    pub fn save_every(mut self, every: Every) -> Self {
+        self.options.save_every = Some(every);
+        self
+    }
+
+    /// What to do about a loss that is NaN or infinite; to stop unless set.
+    #[must_use]
+    pub fn on_not_finite(mut self, policy: NotFinite) -> Self {
+        self.options.not_finite = policy;
+        self
+    }
+
+    /// Handles Ctrl-C and SIGTERM: the batch in progress ends and the verb returns an error of kind
+    /// [`Interrupted`](crate::ErrorKind::Interrupted), with everything usable; a second Ctrl-C ends the process.
+    #[must_use]
+    pub fn handle_interrupts(mut self, on: bool) -> Self {
+        self.options.interrupts = on;
+        self
+    }
+
+    /// Saves a checkpoint when a training verb fails for a reason that leaves the weights sound: data, model function,
+    /// interruption.
+    #[must_use]
+    pub fn save_on_error(mut self, on: bool) -> Self {
+        self.options.save_on_error = on;
+        self
+    }
+
+    /// Prints the input signature and a table of the variables at `setup`.
+    #[must_use]
+    pub fn describe(mut self, on: bool) -> Self {
+        self.options.describe = on;
+        self
+    }
+
+    /// A revision of your program (a git commit, say), kept in every checkpoint.
+    #[must_use]
+    pub fn revision(mut self, revision: impl Into<String>) -> Self {
+        self.options.revision = Some(revision.into());
+        self
+    }
+
+    /// Allows this setting to differ from the saved run's when one is restored.
+    #[must_use]
+    pub fn allow(mut self, setting: Setting) -> Self {
+        self.options.allowed.push(setting);
+        self
+    }
+
+    pub(crate) fn restoring(mut self, which: Which) -> Self {
+        self.restored = Some(which);
+        self
+    }
+
+    /// Builds the network with its initial weights; after [`from_disk`](Self::from_disk), with those of the checkpoint.
+    ///
+    /// # Errors
+    /// When the device cannot be opened, the model function's `build` fails, or two parameters have one name.
+    pub fn build(self) -> Result<Elistimator<M, D>> {
+        let mut estimator = Elistimator::new(self.model, self.options)?;
+        if let Some(which) = self.restored {
+            estimator.restore_ckpt(which)?;
+        }
+        Ok(estimator)
+    }
+
+    /// Goes on with the run in the model directory if it has a checkpoint, and starts one otherwise: the same command then
+    /// starts a run and picks it up again.
+    ///
+    /// # Errors
+    /// Those of [`build`](Self::build) and [`restore_latest`](Elistimator::restore_latest), and
+    /// [`Settings`](crate::ErrorKind::Settings) when hyper-parameters or seed differ from the saved ones.
+    pub fn resume_or_start(self) -> Result<Elistimator<M, D>> {
+        let mut estimator = self.build()?;
+        if !estimator.checkpoints()?.is_empty() {
+            estimator.restore_latest()?;
+        }
+        Ok(estimator)
+    }
+}
+
+/// The spec that opens a device of type `D` when none is named.
+pub(crate) fn default_spec<D: Device>() -> DeviceSpec {
+    if D::READS_ARE_FREE { DeviceSpec::Cpu } else { DeviceSpec::Cuda(0) }
+}

@@ -1,0 +1,131 @@
+//! The only file that touches the disk for checkpoints.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+
+/// What a name in a directory is, without following links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    File,
+    Directory,
+    Other,
+}
+
+/// The operations that saving and loading need. Crash tests put another implementation in place of the disk.
+pub(crate) trait Storage: Send + Sync {
+    /// Makes a directory and its parents; one that exists is fine.
+    fn create_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// Makes a directory that must not exist.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+    /// Writes a file that must not exist, and waits until its bytes are durable.
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Reads a regular file of at most `limit` bytes.
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
+    /// Puts a file or a directory in another's place; a directory only where none is.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Waits until the names in a directory are durable.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+    /// Deletes a file or link, never what a link points to.
+    fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Deletes a directory and all in it, never what links in it point to.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+    /// The names in a directory, with what they are.
+    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Kind)>>;
+    /// What a path is, without following a link at its end.
+    fn kind(&self, path: &Path) -> io::Result<Kind>;
+}
+
+/// The disk.
+#[derive(Debug)]
+pub(crate) struct Disk;
+
+impl Storage for Disk {
+    fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir_all(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> io::Result<()> {
+        fs::create_dir(path)
+    }
+
+    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    }
+
+    fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+        // Looked at first, since opening a FIFO would wait for a writer.
+        let before = fs::symlink_metadata(path)?;
+        if !before.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
+        }
+        if before.len() > limit {
+            let message = format!("it has {} bytes, expected at most {limit}", before.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        }
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(before.len() as usize)?;
+        File::open(path)?.take(before.len()).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != before.len() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it became shorter while it was read"));
+        }
+        Ok(bytes)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        File::open(path)?.sync_all()
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        fs::remove_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
+        fs::read_dir(path)?.map(|entry| entry.and_then(|entry| Ok((entry.path(), kind(entry.file_type()?))))).collect()
+    }
+
+    fn kind(&self, path: &Path) -> io::Result<Kind> {
+        Ok(kind(fs::symlink_metadata(path)?.file_type()))
+    }
+}
+
+fn kind(file_type: fs::FileType) -> Kind {
+    if file_type.is_file() {
+        Kind::File
+    } else if file_type.is_dir() {
+        Kind::Directory
+    } else {
+        Kind::Other
+    }
+}
+
+/// The write lock of a directory: it dies with its holder.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock; `None` when another holds it.
+    pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
+        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
+        }
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self { _file: file })),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Which checkpoint is best, and which are kept: pure decisions.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::CheckpointInfo;
+use crate::{Error, ErrorKind, Result};
+
+/// The direction in which a metric gets better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Mode {
+    /// Smaller is better: losses, errors.
+    Min,
+    /// Larger is better: accuracies, F1.
+    Max,
+}
+
+/// Which metric decides what is best.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Monitor {
+    metric: String,
+    mode: Mode,
+}
+
+impl Default for Monitor {
+    /// The smallest `loss`.
+    fn default() -> Self {
+        Self::new("loss", Mode::Min)
+    }
+}
+
+impl Monitor {
+    /// This metric in this direction; `name/metric` for one of a named validation set.
+    pub fn new(metric: &str, mode: Mode) -> Self {
+        Self { metric: metric.to_owned(), mode }
+    }
+
+    /// The metric's name.
+    pub fn metric(&self) -> &str {
+        &self.metric
+    }
+
+    /// The best first. Only finite values of checkpoints with finite weights count; ties go to the earlier step.
+    fn ranked<'c>(&self, checkpoints: &'c [CheckpointInfo]) -> Vec<&'c CheckpointInfo> {
+        let mut ranked: Vec<(f64, &CheckpointInfo)> = checkpoints
+            .iter()
+            .filter(|checkpoint| checkpoint.is_finite)
+            .filter_map(|checkpoint| {
+                let value = *checkpoint.metrics.as_ref()?.get(&self.metric)?;
+                value.is_finite().then_some((if self.mode == Mode::Max { -value } else { value }, checkpoint))
+            })
+            .collect();
+        // Adding 0 makes the two zeros equal, which `total_cmp` tells apart.
+        ranked.sort_by(|a, b| (a.0 + 0.0).total_cmp(&(b.0 + 0.0)).then(a.1.step.cmp(&b.1.step)));
+        ranked.into_iter().map(|(_, checkpoint)| checkpoint).collect()
+    }
+
+    /// The best checkpoint.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when none has a finite value of the metric; the message lists the metrics that there are.
+    pub(crate) fn best<'c>(&self, checkpoints: &'c [CheckpointInfo]) -> Result<&'c CheckpointInfo> {
+        self.ranked(checkpoints).first().copied().ok_or_else(|| {
+            let names: BTreeSet<&str> = checkpoints
+                .iter()
+                .filter_map(|c| c.metrics.as_ref())
+                .flat_map(|m| m.keys().map(String::as_str))
+                .collect();
+            let message = format!(
+                "none of {} checkpoints has a finite {:?} to be the best by; their metrics are {names:?}",
+                checkpoints.len(),
+                self.metric
+            );
+            Error::new(ErrorKind::NotFound, message)
+        })
+    }
+}
+
+/// Which checkpoints are kept. The best, the latest and pinned ones always are, on top of these.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Retention {
+    /// So many of the last ones; 0 keeps all.
+    pub max_to_keep: usize,
+    /// So many of the best ones.
+    pub best_to_keep: usize,
+    /// Those whose step this number divides, for ever.
+    pub every_steps: Option<u64>,
+    /// One in so many hours, for ever.
+    pub every_hours: Option<f64>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self { max_to_keep: 5, best_to_keep: 1, every_steps: None, every_hours: None }
+    }
+}
+
+impl Retention {
+    /// The last so many; 0 keeps all.
+    pub fn last(max_to_keep: usize) -> Self {
+        Self { max_to_keep, ..Self::default() }
+    }
+
+    /// The steps to delete.
+    pub(crate) fn to_delete(&self, checkpoints: &[CheckpointInfo], monitor: &Monitor) -> Vec<u64> {
+        if self.max_to_keep == 0 {
+            return Vec::new();
+        }
+        let mut by_age: Vec<&CheckpointInfo> = checkpoints.iter().collect();
+        by_age.sort_by_key(|checkpoint| checkpoint.order);
+        let mut keep: BTreeSet<u64> = by_age.iter().rev().take(self.max_to_keep).map(|c| c.step).collect();
+        keep.extend(monitor.ranked(checkpoints).iter().take(self.best_to_keep.max(1)).map(|c| c.step));
+        keep.extend(checkpoints.iter().filter(|c| c.is_pinned).map(|c| c.step));
+        if let Some(steps) = self.every_steps.filter(|&steps| steps > 0) {
+            keep.extend(checkpoints.iter().map(|c| c.step).filter(|step| step.is_multiple_of(steps)));
+        }
+        if let Some(hours) = self.every_hours.filter(|hours| *hours > 0.0) {
+            let mut last = None;
+            for checkpoint in &by_age {
+                let time = checkpoint.saved_at.timestamp_millis() as f64 / 3_600_000.0;
+                if last.is_none_or(|last| time - last >= hours) {
+                    keep.insert(checkpoint.step);
+                    last = Some(time);
+                }
+            }
+        }
+        by_age.iter().map(|c| c.step).filter(|step| !keep.contains(step)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(step: u64, loss: Option<f64>) -> CheckpointInfo {
+        CheckpointInfo {
+            step,
+            path: format!("{step}").into(),
+            saved_at: Default::default(),
+            metrics: loss.map(|loss| [("loss".to_owned(), loss)].into()),
+            order: step,
+            is_finite: true,
+            is_pinned: false,
+            bytes: 0,
+        }
+    }
+
+    fn best(losses: &[Option<f64>]) -> Option<u64> {
+        let all: Vec<_> = losses.iter().enumerate().map(|(step, loss)| checkpoint(step as u64, *loss)).collect();
+        Monitor::default().best(&all).ok().map(|best| best.step)
+    }
+
+    #[test]
+    fn only_finite_values_are_best_and_ties_go_to_the_earlier() {
+        let (nan, inf) = (Some(f64::NAN), Some(f64::INFINITY));
+        assert_eq!(best(&[nan, Some(2.0), None, Some(1.0), inf, Some(1.0), Some(f64::NEG_INFINITY)]), Some(3));
+        assert_eq!(best(&[nan, inf, None]), None);
+        assert_eq!(best(&[Some(0.0), Some(-0.0)]), Some(0));
+        let mut all = [checkpoint(1, Some(1.0)), checkpoint(2, Some(2.0))];
+        all[0].is_finite = false;
+        assert_eq!(Monitor::default().best(&all).unwrap().step, 2);
+        assert_eq!(Monitor::new("loss", Mode::Max).best(&all).unwrap().step, 2);
+        let error = Monitor::new("lsos", Mode::Min).best(&all).unwrap_err();
+        assert!(error.to_string().contains("\"loss\""), "{error}");
+    }
+
+    #[test]
+    fn rotation_keeps_the_last_the_best_and_the_pinned() {
+        let mut all: Vec<_> = [9, 10, 100, 10_000_000_000].map(|step| checkpoint(step, Some(step as f64))).into();
+        let delete = |all: &[CheckpointInfo], max| Retention::last(max).to_delete(all, &Monitor::default());
+        assert_eq!(delete(&all, 1), [10, 100]);
+        assert_eq!(delete(&all, 2), [10]);
+        assert_eq!(delete(&all, 0), [0u64; 0]);
+        assert_eq!(delete(&all, usize::MAX), [0u64; 0]);
+        all[1].is_pinned = true;
+        assert_eq!(delete(&all, 1), [100]);
+        let every = Retention { every_steps: Some(100), ..Retention::last(1) };
+        all[1].is_pinned = false;
+        assert_eq!(every.to_delete(&all, &Monitor::default()), [10]);
+    }
+
+    #[test]
+    fn the_latest_is_what_was_saved_last_not_the_highest_step() {
+        let mut all = vec![checkpoint(100, None), checkpoint(50, None)];
+        all[1].order = 101;
+        assert_eq!(Retention::last(1).to_delete(&all, &Monitor::default()), [100]);
+    }
+}

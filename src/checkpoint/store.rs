@@ -1,0 +1,484 @@
+//! The checkpoints of one model directory: saved by one rename, listed, loaded, rotated.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::fs::{Disk, Kind, Lock, Storage};
+use crate::checkpoint::index::{self, CheckpointInfo, dir_name, parse_name, replaced_name};
+use crate::checkpoint::state::{metrics_from_bytes, metrics_to_bytes};
+use crate::checkpoint::{MetricValues, Monitor, Retention, State, Tensors};
+use crate::{Error, ErrorKind, Result};
+
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const HYPER_PARAMETERS: &str = "hyper_parameters.json";
+const STATE: &str = "state.bin";
+const METRICS: &str = "metrics.bin";
+const PINNED: &str = "pinned";
+const INDEX: &str = "elistimator_meta";
+const LOCK: &str = "lock";
+const TEMPORARY: &str = ".tmp-";
+
+/// The largest of the small files that is read: far above what any run writes.
+const SMALL: u64 = 1 << 30;
+
+/// Whether a store is opened to write, which takes the directory's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+/// Everything about a run at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Snapshot {
+    pub(crate) step: u64,
+    pub(crate) model: Tensors,
+    pub(crate) optimizer: Tensors,
+    pub(crate) hyper_parameters: Vec<u8>,
+    pub(crate) state: State,
+    pub(crate) metrics: Option<MetricValues>,
+}
+
+/// The checkpoints of a model directory.
+pub(crate) struct Store {
+    storage: Box<dyn Storage>,
+    dir: PathBuf,
+    /// By step.
+    checkpoints: BTreeMap<u64, CheckpointInfo>,
+    next_order: u64,
+    next_temporary: u64,
+    _lock: Option<Lock>,
+}
+
+impl Store {
+    /// Opens the checkpoints of a model directory, which is made if it is to be written.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Locked`] when another one writes, [`ErrorKind::Io`] when the directory cannot be used.
+    pub(crate) fn open(model_dir: &Path, access: Access) -> Result<Self> {
+        let dir = model_dir.join("checkpoints");
+        let lock = match access {
+            Access::Read => None,
+            Access::Write => {
+                Disk.create_dir_all(&dir).map_err(|error| Error::io("make the directory", &dir, error))?;
+                let path = dir.join(LOCK);
+                let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
+                Some(lock.ok_or_else(|| {
+                    let message = format!("{} is being written by another estimator", model_dir.display());
+                    Error::new(ErrorKind::Locked, message)
+                })?)
+            }
+        };
+        let mut store = Self::with_storage(Box::new(Disk), dir, access)?;
+        store._lock = lock;
+        Ok(store)
+    }
+
+    /// The same over any storage, without a lock.
+    pub(crate) fn with_storage(storage: Box<dyn Storage>, dir: PathBuf, access: Access) -> Result<Self> {
+        let mut store =
+            Self { storage, dir, checkpoints: BTreeMap::new(), next_order: 1, next_temporary: 0, _lock: None };
+        if access == Access::Write {
+            store.storage.create_dir_all(&store.dir).map_err(|e| Error::io("make the directory", &store.dir, e))?;
+            store.tidy();
+        }
+        store.scan()?;
+        Ok(store)
+    }
+
+    /// Puts back what a crash left half replaced, and deletes leftovers of our own making.
+    fn tidy(&self) {
+        let Ok(names) = self.storage.list(&self.dir) else { return };
+        let is_there = |step: u64| self.storage.kind(&self.dir.join(dir_name(step))).is_ok();
+        for (path, kind) in names {
+            let outcome = match parse_name(&path) {
+                Some((step, true)) if kind == Kind::Directory && is_there(step) => self.storage.remove_dir_all(&path),
+                Some((step, true)) if kind == Kind::Directory => {
+                    self.storage.rename(&path, &self.dir.join(dir_name(step)))
+                }
+                _ if is_temporary(&path) && kind == Kind::Directory => self.storage.remove_dir_all(&path),
+                _ if is_temporary(&path) => self.storage.remove_file(&path),
+                _ => continue,
+            };
+            if let Err(error) = outcome {
+                log::warn!("cannot tidy up {}: {error}", path.display());
+            }
+        }
+    }
+
+    /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
+    fn scan(&mut self) -> Result<()> {
+        let names = match self.storage.list(&self.dir) {
+            Ok(names) => names,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io("list", &self.dir, error)),
+        };
+        let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
+        for (path, kind) in names {
+            match parse_name(&path) {
+                Some((_, _)) if kind != Kind::Directory => {
+                    log::warn!("{} is not a directory, and is left out of the checkpoints", path.display());
+                }
+                Some((step, false)) => {
+                    found.insert(step, path);
+                }
+                Some((step, true)) => {
+                    found.entry(step).or_insert(path);
+                }
+                None => {}
+            }
+        }
+        let index = self.dir.join(INDEX);
+        let cached = match self.storage.read(&index, SMALL) {
+            Ok(bytes) => index::from_bytes(&bytes, &self.dir).unwrap_or_else(|error| {
+                log::warn!("{} is rebuilt: {error}", index.display());
+                Vec::new()
+            }),
+            Err(_) => Vec::new(),
+        };
+        let mut cached: BTreeMap<u64, CheckpointInfo> = cached.into_iter().map(|info| (info.step, info)).collect();
+        for (step, path) in found {
+            let info = match cached.remove(&step).filter(|info| info.path == path) {
+                Some(info) => info,
+                None => match self.inspect(&path) {
+                    Ok(info) if info.step == step => info,
+                    Ok(info) => {
+                        log::warn!("{} holds step {}, and is left out", path.display(), info.step);
+                        continue;
+                    }
+                    Err(error) => {
+                        log::warn!("left out of the checkpoints: {error}");
+                        continue;
+                    }
+                },
+            };
+            self.checkpoints.insert(step, info);
+        }
+        self.next_order = self.checkpoints.values().map(|info| info.order).max().unwrap_or(0).saturating_add(1);
+        Ok(())
+    }
+
+    fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
+        let state = self.read_state(path)?;
+        let metrics = self.read_metrics(path)?;
+        let is_pinned = self.storage.kind(&path.join(PINNED)).is_ok();
+        Ok(CheckpointInfo::new(path.to_owned(), &state, metrics, is_pinned))
+    }
+
+    fn read_small(&self, path: &Path) -> Result<Vec<u8>> {
+        self.storage.read(path, SMALL).map_err(|error| read_error(path, error))
+    }
+
+    fn read_state(&self, checkpoint: &Path) -> Result<State> {
+        let path = checkpoint.join(STATE);
+        State::from_bytes(&self.read_small(&path)?).map_err(|error| error.at(path.display()))
+    }
+
+    fn read_metrics(&self, checkpoint: &Path) -> Result<Option<MetricValues>> {
+        let path = checkpoint.join(METRICS);
+        match self.storage.read(&path, SMALL) {
+            Ok(bytes) => Ok(Some(metrics_from_bytes(&bytes).map_err(|error| error.at(path.display()))?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(read_error(&path, error)),
+        }
+    }
+
+    /// The checkpoints by step.
+    pub(crate) fn list(&self) -> Vec<CheckpointInfo> {
+        self.checkpoints.values().cloned().collect()
+    }
+
+    pub(crate) fn contains(&self, step: u64) -> bool {
+        self.checkpoints.contains_key(&step)
+    }
+
+    /// The best checkpoint.
+    pub(crate) fn best(&self, monitor: &Monitor) -> Result<CheckpointInfo> {
+        Ok(monitor.best(&self.list()).map_err(|error| error.at(self.dir.display()))?.clone())
+    }
+
+    /// Loads the checkpoint of a step.
+    pub(crate) fn load(&self, step: u64) -> Result<Snapshot> {
+        let info = self.checkpoints.get(&step).ok_or_else(|| {
+            let known: Vec<u64> = self.checkpoints.keys().copied().collect();
+            let message = format!("no checkpoint of step {step} in {}; there are {known:?}", self.dir.display());
+            Error::new(ErrorKind::NotFound, message)
+        })?;
+        self.load_path(&info.path)
+    }
+
+    /// Loads what was saved last; if it is damaged, the newest one that is whole.
+    pub(crate) fn load_latest(&self) -> Result<Snapshot> {
+        let mut by_age: Vec<&CheckpointInfo> = self.checkpoints.values().collect();
+        by_age.sort_by_key(|info| std::cmp::Reverse(info.order));
+        let mut first_error = None;
+        for info in by_age {
+            match self.load_path(&info.path) {
+                Ok(snapshot) => {
+                    if let Some(error) = first_error {
+                        log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", info.step);
+                    }
+                    return Ok(snapshot);
+                }
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        Err(first_error.unwrap_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display()))
+        }))
+    }
+
+    /// Loads the checkpoint in this directory, after checking every file of it against its length and checksum.
+    pub(crate) fn load_path(&self, path: &Path) -> Result<Snapshot> {
+        match self.storage.kind(path) {
+            Ok(Kind::Directory) => {}
+            Ok(_) => {
+                let message = format!("{} is not a directory, expected a checkpoint", path.display());
+                return Err(Error::new(ErrorKind::Corrupt, message));
+            }
+            Err(error) => return Err(read_error(path, error)),
+        }
+        let state = self.read_state(path)?;
+        let read = |name: &str| self.read_checked(path, name, &state);
+        let tensors =
+            |name: &str| Tensors::from_bytes(&read(name)?).map_err(|error| error.at(path.join(name).display()));
+        Ok(Snapshot {
+            step: state.step,
+            model: tensors(MODEL)?,
+            optimizer: tensors(OPTIMIZER)?,
+            hyper_parameters: read(HYPER_PARAMETERS)?,
+            metrics: self.read_metrics(path)?,
+            state,
+        })
+    }
+
+    fn read_checked(&self, dir: &Path, name: &str, state: &State) -> Result<Vec<u8>> {
+        let path = dir.join(name);
+        let corrupt = |message: String| Error::new(ErrorKind::Corrupt, format!("{}: {message}", path.display()));
+        let &(_, length, checksum) = state
+            .files
+            .iter()
+            .find(|(known, _, _)| known == name)
+            .ok_or_else(|| corrupt(format!("{STATE} does not list it")))?;
+        let bytes = self.storage.read(&path, length).map_err(|error| read_error(&path, error))?;
+        if bytes.len() as u64 != length {
+            return Err(corrupt(format!("found {} bytes, expected {length}", bytes.len())));
+        }
+        let found = crc32fast::hash(&bytes);
+        if found != checksum {
+            return Err(corrupt(format!("the checksum is {found:08x}, expected {checksum:08x}")));
+        }
+        Ok(bytes)
+    }
+
+    /// Saves a snapshot: into a fresh directory, made durable, renamed, the rename made durable, then the index; only then is
+    /// deleted what rotation lets go.
+    pub(crate) fn save(
+        &mut self,
+        snapshot: &Snapshot,
+        retention: &Retention,
+        monitor: &Monitor,
+    ) -> Result<CheckpointInfo> {
+        let files = [
+            (MODEL, snapshot.model.to_bytes()?),
+            (OPTIMIZER, snapshot.optimizer.to_bytes()?),
+            (HYPER_PARAMETERS, snapshot.hyper_parameters.clone()),
+        ];
+        let mut state = snapshot.state.clone();
+        state.saved_at = chrono::Utc::now().timestamp_millis();
+        state.order = self.next_order;
+        state.is_finite = snapshot.model.are_finite();
+        state.files = files
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), bytes.len() as u64, crc32fast::hash(bytes)))
+            .collect();
+        let mut files: Vec<(&str, Vec<u8>)> = files.into();
+        files.push((STATE, state.to_bytes()?));
+        if let Some(metrics) = &snapshot.metrics {
+            files.push((METRICS, metrics_to_bytes(metrics)?));
+        }
+        if !state.is_finite {
+            log::warn!(
+                "step {}: the checkpoint has weights that are not finite; it will never be the best",
+                state.step
+            );
+        }
+
+        let temporary = self.temporary_dir()?;
+        let path = self.dir.join(dir_name(state.step));
+        if let Err(error) = self.commit(&temporary, &path, &files, state.step) {
+            // What cannot be deleted now is tidied up when the directory is next opened.
+            let _ = self.storage.remove_dir_all(&temporary);
+            return Err(error);
+        }
+        // From here on the checkpoint is there.
+        self.next_order += 1;
+        let info = CheckpointInfo::new(path, &state, snapshot.metrics.clone(), false);
+        self.checkpoints.insert(info.step, info.clone());
+        self.storage.sync_dir(&self.dir).map_err(|error| {
+            let message = format!(
+                "the checkpoint {} is written, but whether it would survive a power loss is not confirmed",
+                info.path.display()
+            );
+            Error::with_source(ErrorKind::NotDurable, message, error)
+        })?;
+        let replaced = self.dir.join(replaced_name(info.step));
+        if self.storage.kind(&replaced).is_ok() {
+            self.delete(&replaced);
+        }
+        self.write_index();
+        self.rotate(retention, monitor);
+        Ok(info)
+    }
+
+    fn temporary_dir(&mut self) -> Result<PathBuf> {
+        let io = |error| Error::io("make the directory", &self.dir, error);
+        // It may have been removed since it was opened.
+        self.storage.create_dir_all(&self.dir).map_err(io)?;
+        for _ in 0..1000 {
+            self.next_temporary += 1;
+            let path = self.dir.join(format!("{TEMPORARY}{}-{}", std::process::id(), self.next_temporary));
+            match self.storage.create_dir(&path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::io("make the directory", &path, error)),
+            }
+        }
+        let message = format!("{} has a thousand leftover temporary names", self.dir.display());
+        Err(Error::new(ErrorKind::Io, message))
+    }
+
+    fn commit(&self, temporary: &Path, path: &Path, files: &[(&str, Vec<u8>)], step: u64) -> Result<()> {
+        for (name, bytes) in files {
+            let file = temporary.join(name);
+            self.storage.write_new(&file, bytes).map_err(|error| Error::io("write", &file, error))?;
+        }
+        self.storage.sync_dir(temporary).map_err(|error| Error::io("sync", temporary, error))?;
+        if self.storage.kind(path).is_ok() {
+            // The index may know the old one's metrics: it must not outlive it.
+            self.drop_index()?;
+            let aside = self.dir.join(replaced_name(step));
+            if self.storage.kind(&aside).is_ok() {
+                self.storage.remove_dir_all(&aside).map_err(|error| Error::io("delete", &aside, error))?;
+            }
+            self.storage.rename(path, &aside).map_err(|error| Error::io("set aside", path, error))?;
+            if let Err(error) = self.storage.rename(temporary, path) {
+                let _ = self.storage.rename(&aside, path);
+                return Err(Error::io("put the new checkpoint at", path, error));
+            }
+            return Ok(());
+        }
+        self.storage.rename(temporary, path).map_err(|error| Error::io("put the new checkpoint at", path, error))
+    }
+
+    /// Puts metrics on a saved checkpoint: the file is replaced by one rename.
+    pub(crate) fn attach_metrics(&mut self, step: u64, metrics: &MetricValues) -> Result<()> {
+        let Some(info) = self.checkpoints.get(&step) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("no checkpoint of step {step} to attach metrics to")));
+        };
+        let dir = info.path.clone();
+        let (path, temporary) = (dir.join(METRICS), dir.join(format!("{TEMPORARY}{METRICS}")));
+        self.drop_index()?;
+        if self.storage.kind(&temporary).is_ok() {
+            self.storage.remove_file(&temporary).map_err(|error| Error::io("delete", &temporary, error))?;
+        }
+        let bytes = metrics_to_bytes(metrics)?;
+        self.storage.write_new(&temporary, &bytes).map_err(|error| Error::io("write", &temporary, error))?;
+        self.storage.rename(&temporary, &path).map_err(|error| Error::io("replace", &path, error))?;
+        self.storage.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+        if let Some(info) = self.checkpoints.get_mut(&step) {
+            info.metrics = Some(metrics.clone());
+        }
+        self.write_index();
+        Ok(())
+    }
+
+    /// Keeps a checkpoint for ever, or lets rotation have it again.
+    pub(crate) fn pin(&mut self, step: u64, is_pinned: bool) -> Result<()> {
+        let Some(info) = self.checkpoints.get_mut(&step) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("no checkpoint of step {step} to pin")));
+        };
+        let path = info.path.join(PINNED);
+        let was = self.storage.kind(&path).is_ok();
+        if is_pinned && !was {
+            self.storage.write_new(&path, &[]).map_err(|error| Error::io("write", &path, error))?;
+        } else if !is_pinned && was {
+            self.storage.remove_file(&path).map_err(|error| Error::io("delete", &path, error))?;
+        }
+        self.storage.sync_dir(&info.path).map_err(|error| Error::io("sync", &info.path, error))?;
+        info.is_pinned = is_pinned;
+        self.write_index();
+        Ok(())
+    }
+
+    fn rotate(&mut self, retention: &Retention, monitor: &Monitor) {
+        for step in retention.to_delete(&self.list(), monitor) {
+            let Some(info) = self.checkpoints.get(&step) else { continue };
+            let path = info.path.clone();
+            if self.delete(&path) {
+                self.checkpoints.remove(&step);
+            }
+        }
+    }
+
+    /// Deletes a checkpoint in two steps, so that no half of one is ever listed. What cannot be deleted is tried again by the
+    /// next rotation.
+    fn delete(&mut self, path: &Path) -> bool {
+        self.next_temporary += 1;
+        let doomed = self.dir.join(format!("{TEMPORARY}delete-{}-{}", std::process::id(), self.next_temporary));
+        let renamed = self.storage.rename(path, &doomed);
+        if let Err(error) = renamed.and_then(|()| self.storage.remove_dir_all(&doomed)) {
+            log::warn!("cannot delete {}: {error}", path.display());
+            return self.storage.kind(path).is_err();
+        }
+        true
+    }
+
+    /// Without an index the checkpoints themselves are read.
+    fn drop_index(&self) -> Result<()> {
+        let path = self.dir.join(INDEX);
+        match self.storage.remove_file(&path) {
+            Ok(()) => self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io("delete", &path, error)),
+        }
+    }
+
+    /// The index is a cache: a failure to write it is reported, and costs the next reader a scan.
+    fn write_index(&mut self) {
+        self.next_temporary += 1;
+        let temporary = self.dir.join(format!("{TEMPORARY}index-{}-{}", std::process::id(), self.next_temporary));
+        let write = || -> Result<()> {
+            let io = |error| Error::io("write", &temporary, error);
+            self.storage.write_new(&temporary, &index::to_bytes(&self.list())?).map_err(io)?;
+            self.storage.rename(&temporary, &self.dir.join(INDEX)).map_err(io)?;
+            self.storage.sync_dir(&self.dir).map_err(io)
+        };
+        if let Err(error) = write() {
+            log::warn!("the index of the checkpoints is not up to date: {error}");
+            let _ = self.storage.remove_file(&temporary);
+            let _ = self.storage.remove_file(&self.dir.join(INDEX));
+        }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Store({})", self.dir.display())
+    }
+}
+
+fn is_temporary(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+}
+
+fn read_error(path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+        _ => ErrorKind::Io,
+    };
+    Error::with_source(kind, format!("cannot read {}", path.display()), error)
+}

@@ -1,0 +1,87 @@
+//! Named arrays: one example, or one batch.
+
+use crate::data::Array;
+use crate::{Error, ErrorKind, Result};
+
+/// Named arrays in the order they were given: an example, a batch, a request, or a model's outputs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Record {
+    entries: Vec<(String, Array)>,
+}
+
+impl Record {
+    /// No arrays yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// With one more array; one of the same name is replaced.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<String>, array: impl Into<Array>) -> Self {
+        self.insert(name, array);
+        self
+    }
+
+    /// Puts an array under a name; one of the same name is replaced.
+    pub fn insert(&mut self, name: impl Into<String>, array: impl Into<Array>) {
+        let (name, array) = (name.into(), array.into());
+        match self.entries.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, place)) => *place = array,
+            None => self.entries.push((name, array)),
+        }
+    }
+
+    /// Takes an array out.
+    pub fn remove(&mut self, name: &str) -> Option<Array> {
+        let index = self.entries.iter().position(|(known, _)| known == name)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    /// The array of this name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] listing the names that there are.
+    pub fn get(&self, name: &str) -> Result<&Array> {
+        self.entries.iter().find(|(known, _)| known == name).map(|(_, array)| array).ok_or_else(|| {
+            let known: Vec<_> = self.names().collect();
+            Error::new(ErrorKind::NotFound, format!("no array named {name:?}; known are {known:?}"))
+        })
+    }
+
+    /// Whether there is an array of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.entries.iter().any(|(known, _)| known == name)
+    }
+
+    /// Names and arrays, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
+        self.entries.iter().map(|(name, array)| (name.as_str(), array))
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// The number of arrays.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no array.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// A [`Record`] written down: `inputs! { "images" => array, "mask" => vec![true, false] }`. Values are whatever becomes an
+/// [`Array`].
+#[macro_export]
+macro_rules! inputs {
+    ($($name:expr => $array:expr),* $(,)?) => {{
+        #[allow(unused_mut)]
+        let mut record = $crate::data::Record::new();
+        $(record.insert($name, $array);)*
+        record
+    }};
+}

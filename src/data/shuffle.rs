@@ -1,0 +1,91 @@
+//! A new order in every pass.
+
+use std::sync::Arc;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::Result;
+use crate::data::Record;
+use crate::data::dataset::{Indices, Pass, Stage, Stream};
+
+pub(crate) struct Shuffle {
+    pub(crate) input: Arc<dyn Stage>,
+    pub(crate) buffer: usize,
+}
+
+impl Shuffle {
+    fn rng(&self, pass: Pass) -> ChaCha8Rng {
+        ChaCha8Rng::seed_from_u64(pass.stage_seed(self.depth()))
+    }
+}
+
+/// Draws from a buffer that is refilled from behind.
+struct Shuffled<I: Iterator> {
+    input: I,
+    buffer: Vec<I::Item>,
+    capacity: usize,
+    rng: ChaCha8Rng,
+}
+
+impl<I: Iterator> Iterator for Shuffled<I> {
+    type Item = I::Item;
+
+    fn next(&mut self) -> Option<I::Item> {
+        while self.buffer.len() < self.capacity {
+            match self.input.next() {
+                Some(item) => self.buffer.push(item),
+                None => break,
+            }
+        }
+        if self.buffer.is_empty() {
+            return None;
+        }
+        let chosen = self.rng.gen_range(0..self.buffer.len());
+        Some(self.buffer.swap_remove(chosen))
+    }
+}
+
+impl Stage for Shuffle {
+    fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
+        let skip = usize::try_from(position).unwrap_or(usize::MAX);
+        if let Some(indices) = self.indices(pass, position) {
+            let input = Arc::clone(&self.input);
+            return Ok(Stream::new(indices.map(move |row| first_row(&input.gather(&[row])?))));
+        }
+        let input = self.input.open(pass, 0)?;
+        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
+        Ok(Stream::new(shuffled.skip(skip)))
+    }
+
+    fn len(&self) -> Option<u64> {
+        self.input.len()
+    }
+
+    fn depth(&self) -> u64 {
+        self.input.depth() + 1
+    }
+
+    fn input(&self) -> Option<&Arc<dyn Stage>> {
+        Some(&self.input)
+    }
+
+    fn indices(&self, pass: Pass, position: u64) -> Option<Indices> {
+        let input = self.input.indices(pass, 0)?;
+        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
+        Some(Box::new(shuffled.skip(usize::try_from(position).unwrap_or(usize::MAX))))
+    }
+
+    fn gather(&self, rows: &[usize]) -> Result<Record> {
+        self.input.gather(rows)
+    }
+
+    fn describe(&self, out: &mut String) {
+        out.push_str(&format!("shuffle({})", self.buffer));
+    }
+}
+
+/// The only example of a batch of one.
+pub(crate) fn first_row(batch: &Record) -> Result<Record> {
+    batch.iter().try_fold(Record::new(), |record, (name, array)| Ok(record.with(name, array.row(0)?)))
+}

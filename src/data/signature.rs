@@ -1,0 +1,192 @@
+//! What a model's inputs look like, inferred from the data.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::{Array, Dtype, Record};
+use crate::{Error, ErrorKind, Result};
+
+/// One input: its dimensions are those of an example; `None` is free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputSpec {
+    /// The name in records.
+    pub name: String,
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// The dimensions without the batch axis.
+    pub dims: Vec<Option<usize>>,
+}
+
+/// The names, types and shapes of a model's inputs, which requests are checked against. The batch axis is free; another axis
+/// becomes free when batches are seen to differ along it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Signature {
+    inputs: Vec<InputSpec>,
+}
+
+impl Signature {
+    /// The signature of a batch: the first axis of every array is the batch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Signature`] when an array has no axis, or the first axes differ.
+    pub fn of_batch(batch: &Record) -> Result<Self> {
+        batch_size(batch)?;
+        let inputs = batch.iter().map(|(name, array)| InputSpec {
+            name: name.to_owned(),
+            dtype: array.dtype(),
+            dims: array.dims()[1..].iter().copied().map(Some).collect(),
+        });
+        Ok(Self { inputs: inputs.collect() })
+    }
+
+    /// The signature of single examples.
+    pub fn of_example(example: &Record) -> Self {
+        let inputs = example.iter().map(|(name, array)| InputSpec {
+            name: name.to_owned(),
+            dtype: array.dtype(),
+            dims: array.dims().iter().copied().map(Some).collect(),
+        });
+        Self { inputs: inputs.collect() }
+    }
+
+    /// The inputs in the order of the data.
+    pub fn inputs(&self) -> &[InputSpec] {
+        &self.inputs
+    }
+
+    /// Their names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.inputs.iter().map(|input| input.name.as_str())
+    }
+
+    /// Frees the axes along which this batch differs; says whether it did.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Signature`] when names, types or ranks differ.
+    pub fn widen(&mut self, batch: &Record) -> Result<bool> {
+        if batch.len() != self.inputs.len() {
+            let missing = self.names().find(|name| !batch.contains(name)).unwrap_or_default().to_owned();
+            self.check_names(batch)?;
+            return Err(Error::new(ErrorKind::Signature, format!("input {missing:?} is missing from a batch")));
+        }
+        let mut widened = false;
+        for (name, array) in batch.iter() {
+            let known = self.known(name)?;
+            let dims = array.dims().get(1..).unwrap_or_default();
+            if array.dtype() != known.dtype || dims.len() != known.dims.len() || array.dims().is_empty() {
+                return Err(differs(known, array, ""));
+            }
+            if dims.iter().zip(&known.dims).all(|(&dim, &free)| free.is_none_or(|fixed| fixed == dim)) {
+                continue;
+            }
+            if let Some(input) = self.inputs.iter_mut().find(|input| input.name == name) {
+                for (free, &dim) in input.dims.iter_mut().zip(dims) {
+                    if free.is_some_and(|fixed| fixed != dim) {
+                        (*free, widened) = (None, true);
+                    }
+                }
+            }
+        }
+        Ok(widened)
+    }
+
+    /// Whether a request fits: every input in it is known and of the right type and shape, all have one batch size above 0,
+    /// and the `needed` ones are there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Signature`]; a single example without its batch axis gets a hint.
+    pub fn check_batch(&self, batch: &Record, needed: &[&str]) -> Result<()> {
+        self.check_names(batch)?;
+        if let Some(missing) = needed.iter().find(|name| !batch.contains(name)) {
+            let known: Vec<_> = self.names().collect();
+            let message = format!("input {missing:?} is missing; known are {known:?}");
+            return Err(Error::new(ErrorKind::Signature, message));
+        }
+        if batch.is_empty() {
+            let known: Vec<_> = self.names().collect();
+            return Err(Error::new(ErrorKind::Signature, format!("no inputs were given; known are {known:?}")));
+        }
+        for (name, array) in batch.iter() {
+            let known = self.known(name)?;
+            let fits = |dims: &[usize]| {
+                dims.len() == known.dims.len()
+                    && dims.iter().zip(&known.dims).all(|(&dim, &free)| free.is_none_or(|fixed| fixed == dim))
+            };
+            if array.dtype() != known.dtype || !array.dims().get(1..).is_some_and(fits) {
+                let hint = if array.dtype() == known.dtype && fits(array.dims()) {
+                    let mut dims = vec![1];
+                    dims.extend_from_slice(array.dims());
+                    format!("; this looks like one example without the batch axis: reshape it to {dims:?}")
+                } else {
+                    String::new()
+                };
+                return Err(differs(known, array, &hint));
+            }
+        }
+        if batch_size(batch)? == 0 {
+            return Err(Error::new(ErrorKind::Signature, "the batch is empty, expected at least one example"));
+        }
+        Ok(())
+    }
+
+    fn check_names(&self, batch: &Record) -> Result<()> {
+        batch.names().try_for_each(|name| self.known(name).map(|_| ()))
+    }
+
+    fn known(&self, name: &str) -> Result<&InputSpec> {
+        self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
+            let known: Vec<_> = self.names().collect();
+            Error::new(ErrorKind::Signature, format!("input {name:?} is not in the signature; known are {known:?}"))
+        })
+    }
+}
+
+/// The length of the first axis, which all arrays share.
+pub(crate) fn batch_size(batch: &Record) -> Result<usize> {
+    let mut size = None;
+    for (name, array) in batch.iter() {
+        let Some(&rows) = array.dims().first() else {
+            let message = format!("input {name:?} is a scalar, expected a batch axis");
+            return Err(Error::new(ErrorKind::Signature, message));
+        };
+        match size {
+            None => size = Some((name, rows)),
+            Some((first, expected)) if expected != rows => {
+                let message =
+                    format!("input {name:?} has {rows} examples, but {first:?} has {expected}; a batch has one size");
+                return Err(Error::new(ErrorKind::Signature, message));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(size.map_or(0, |(_, rows)| rows))
+}
+
+fn differs(known: &InputSpec, array: &Array, hint: &str) -> Error {
+    let message = format!(
+        "input {:?}: found {} of shape {:?}, expected {} of shape {}{hint}",
+        known.name,
+        array.dtype(),
+        array.dims(),
+        known.dtype,
+        shape(known)
+    );
+    Error::new(ErrorKind::Signature, message)
+}
+
+fn shape(input: &InputSpec) -> String {
+    let dims = input.dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string()));
+    format!("[{}]", std::iter::once("batch".to_owned()).chain(dims).collect::<Vec<_>>().join(", "))
+}
+
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.names().map(str::len).max().unwrap_or(0);
+        for (index, input) in self.inputs.iter().enumerate() {
+            let end = if index + 1 == self.inputs.len() { "" } else { "\n" };
+            write!(f, "  {:width$}  {:4}  {}{end}", input.name, input.dtype.to_string(), shape(input))?;
+        }
+        Ok(())
+    }
+}

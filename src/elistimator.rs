@@ -1,0 +1,344 @@
+//! The estimator: its training verbs, and the loop they share.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dfdx::tensor_ops::Backward;
+
+use crate::builder::{Builder, Every, NotFinite, Options};
+use crate::checkpoint::Store;
+use crate::data::{Dataset, Record, Signature};
+use crate::device::Cpu;
+use crate::feed::{Feed, Position};
+use crate::gradient_pool::GradientPool;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::model_fn::{Objective, Step, TrainSpec};
+use crate::optim::{Optimizer, Schedule};
+use crate::progress::{Pass, Progress, loss_text};
+use crate::settings::Saved;
+use crate::training_log::{TrainingLog, not_finite};
+use crate::{Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, interrupt, unwind};
+
+/// A model in training: the verbs `setup`, `train`, `validate`, `evaluate`, `predict`, `save_ckpt` and `restore_*`, each of which
+/// hands control back, so that the loop over epochs is yours. Made by [`Elistimator::builder`] or
+/// [`Elistimator::from_disk`].
+pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
+    pub(crate) model: Arc<M>,
+    pub(crate) net: M::Net,
+    pub(crate) optimizer: Optimizer<D>,
+    pub(crate) schedule: Schedule,
+    pub(crate) base_learning_rate: f64,
+    pub(crate) fixed_learning_rate: Option<f64>,
+    pub(crate) device: D,
+    pub(crate) options: Options,
+    pub(crate) model_dir: std::path::PathBuf,
+    pub(crate) global_step: u64,
+    /// Where to begin in the data that `setup` will bring; afterwards the feed knows.
+    pub(crate) start: Position,
+    pub(crate) feed: Option<Feed>,
+    pub(crate) validation: Vec<(String, Dataset)>,
+    pub(crate) signature: Arc<Mutex<Option<Signature>>>,
+    pub(crate) gradients: GradientPool<D>,
+    pub(crate) training_log: TrainingLog<D>,
+    pub(crate) logs: Logs,
+    pub(crate) progress: Progress,
+    pub(crate) store: Option<Store>,
+    /// The last validation's metrics and their step: what a save at that step takes along.
+    pub(crate) validated: (u64, Metrics),
+    pub(crate) last_save: Instant,
+    pub(crate) origin: Option<Saved>,
+    pub(crate) kept: Vec<(String, Vec<u8>)>,
+}
+
+/// When a training verb is done.
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    EndOfEpoch,
+    Step(u64),
+    Time(Instant),
+}
+
+impl Until {
+    fn is_reached(self, global_step: u64) -> bool {
+        match self {
+            Self::EndOfEpoch => false,
+            Self::Step(step) => global_step >= step,
+            Self::Time(end) => Instant::now() >= end,
+        }
+    }
+}
+
+impl<M: ModelFn<Cpu>> Elistimator<M, Cpu> {
+    /// Begins an estimator on the CPU; [`Builder::new`] does on any device.
+    pub fn builder(model: M) -> Builder<M, Cpu> {
+        Builder::new(model)
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
+    /// Takes the data: looks at the first batch and fixes the input signature, opens the logs, and takes the directory's
+    /// write lock. Call it again to train on other data.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] when the data is not batched or empty, [`ErrorKind::Locked`] when another process trains
+    /// in this directory, [`ErrorKind::Settings`] when the data is not what the restored run was trained on and
+    /// [`Inputs::continue_with_new_data`] was not said, [`ErrorKind::Io`] when the directory cannot be written.
+    pub fn setup(&mut self, inputs: Inputs) -> Result<&mut Self> {
+        let train = self.prepare(inputs.train?, "training")?;
+        let mut validation = Vec::new();
+        for (name, dataset) in inputs.validation {
+            validation.push((name, self.prepare(dataset?, "validation")?));
+        }
+        let is_new_data = self.check_settings(&train, inputs.new_data)?;
+        self.writer()?;
+        let start = self.position();
+        let start = if is_new_data { Position { epoch: start.epoch, batch: 0 } } else { start };
+        let mut feed = Feed::new(train, self.options.seed, start);
+        if feed.peek()?.is_none() {
+            let message = "the training data gave no batch, expected at least one".to_owned();
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        if self.options.interrupts {
+            interrupt::listen()?;
+        }
+        (self.feed, self.validation) = (Some(feed), validation);
+        self.logs.open(&self.model_dir, self.global_step);
+        if self.options.describe {
+            self.progress.line(&self.description());
+        }
+        Ok(self)
+    }
+
+    /// One pass over the training data: to the end of the epoch, from where the last verb or the restored checkpoint
+    /// stopped in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongOrder`] before `setup`; [`ErrorKind::Data`] and [`ErrorKind::Model`] for failures and panics of
+    /// the input and model functions; [`ErrorKind::NotFinite`]; [`ErrorKind::Interrupted`]. The estimator stays usable.
+    pub fn train(&mut self) -> Result<&mut Self> {
+        self.run(Until::EndOfEpoch)
+    }
+
+    /// So many steps, going on in the data where the last call stopped, over as many epochs as that takes.
+    ///
+    /// # Errors
+    /// Those of [`train`](Self::train).
+    pub fn train_steps(&mut self, steps: u64) -> Result<&mut Self> {
+        self.run(Until::Step(self.global_step.saturating_add(steps)))
+    }
+
+    /// Up to this global step; nothing if it is reached already.
+    ///
+    /// # Errors
+    /// Those of [`train`](Self::train).
+    pub fn train_until(&mut self, global_step: u64) -> Result<&mut Self> {
+        self.run(Until::Step(global_step))
+    }
+
+    /// For so long, ended after the step in which the time runs out.
+    ///
+    /// # Errors
+    /// Those of [`train`](Self::train).
+    pub fn train_for(&mut self, duration: Duration) -> Result<&mut Self> {
+        let end = Instant::now().checked_add(duration).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, format!("train_for: {duration:?} is longer than a clock can count"))
+        })?;
+        self.run(Until::Time(end))
+    }
+
+    /// What all training verbs share: the bar and the last flush around the steps.
+    fn run(&mut self, until: Until) -> Result<&mut Self> {
+        let feed = self.feed.as_ref().ok_or_else(|| before("train", "setup"))?;
+        let (total, done) = match until {
+            Until::EndOfEpoch => (feed.epoch_length(), feed.position().batch),
+            Until::Step(step) => (Some(step.saturating_sub(self.global_step)), 0),
+            Until::Time(_) => (None, 0),
+        };
+        let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
+        let result = self.steps(until, &mut pass);
+        let flushed = self.flush(&mut pass);
+        pass.finish();
+        let (steps, examples) = self.training_log.rates();
+        self.logs.rates(self.global_step, steps, examples);
+        self.logs.flush();
+        if let Err(error) = result.and(flushed) {
+            self.save_after(&error);
+            return Err(error);
+        }
+        Ok(self)
+    }
+
+    /// The loop.
+    fn steps(&mut self, until: Until, pass: &mut Pass) -> Result<()> {
+        while !until.is_reached(self.global_step) {
+            let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
+            let batch = feed.next()?;
+            self.step(batch)?;
+            let ended = self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)?;
+            pass.tick();
+            if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
+                self.flush(pass)?;
+            }
+            if self.is_save_due() {
+                self.flush(pass)?;
+                self.save_ckpt()?;
+            }
+            if self.options.interrupts && interrupt::take() {
+                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
+                return Err(Error::new(ErrorKind::Interrupted, message));
+            }
+            if ended && matches!(until, Until::EndOfEpoch) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One training step: forward, all backward passes, all updates.
+    fn step(&mut self, batch: Record) -> Result<()> {
+        let learning_rate = self.learning_rate();
+        self.optimizer.set_learning_rate(learning_rate);
+        let number = self.global_step + 1;
+        let features = Features::new(batch, self.device.clone());
+        let outcome = unwind::catch(|| {
+            let mut step = Step {
+                global_step: self.global_step,
+                epoch: self.feed.as_ref().map_or(0, |feed| feed.position().epoch),
+                learning_rate,
+                pool: &mut self.gradients,
+            };
+            let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, &features, &mut step)?;
+            let (mut backward, mut values) = (Vec::with_capacity(objectives.len()), Vec::new());
+            for Objective { value, loss, scope } in objectives {
+                backward.push((loss.try_backward()?, scope));
+                values.push(value);
+            }
+            for (mut gradients, scope) in backward {
+                self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
+                self.gradients.recycle(gradients);
+            }
+            Ok((values, scalars))
+        });
+        let (losses, scalars) = model_outcome(outcome).map_err(|error| error.at(format_args!("step {number}")))?;
+        self.global_step = number;
+        self.training_log.record(number, learning_rate, features.batch_size() as u64, losses, scalars);
+        Ok(())
+    }
+
+    /// Reads what waits on the device and hands it to the bar, the log lines and TensorBoard.
+    fn flush(&mut self, pass: &mut Pass) -> Result<()> {
+        let values = self.training_log.flush()?;
+        let first_bad = values.iter().find(|step| !step.loss.is_finite()).map(not_finite);
+        self.logs.steps(&values, self.options.summary_every);
+        if pass.is_due() {
+            pass.set_message(format!("loss={}", loss_text(self.training_log.last_loss())));
+        }
+        if let Some(line) = self.logs.line(&values) {
+            self.progress.line(&line);
+        }
+        match (first_bad, self.options.not_finite) {
+            (Some(error), NotFinite::Stop) => Err(error),
+            (Some(error), NotFinite::GoOn) => {
+                self.logs.warn_once(&error);
+                Ok(())
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
+    fn is_save_due(&self) -> bool {
+        match self.options.save_every {
+            None => false,
+            Some(Every::Steps(steps)) => steps > 0 && self.global_step.is_multiple_of(steps),
+            Some(Every::Time(time)) => self.last_save.elapsed() >= time,
+        }
+    }
+
+    /// Saves what a failed verb leaves, if that was asked for and the weights are sound.
+    fn save_after(&mut self, error: &Error) {
+        let is_sound = matches!(error.kind(), ErrorKind::Data | ErrorKind::Model | ErrorKind::Interrupted);
+        if self.options.save_on_error && is_sound {
+            if let Err(second) = self.save_ckpt() {
+                log::error!("cannot save after \"{error}\": {second}");
+            }
+        }
+    }
+
+    /// Where the run is in its data.
+    pub(crate) fn position(&self) -> Position {
+        self.feed.as_ref().map_or(self.start, Feed::position)
+    }
+
+    /// The learning rate of the next step: the one you fixed, or the schedule's.
+    pub fn learning_rate(&self) -> f64 {
+        self.fixed_learning_rate
+            .unwrap_or_else(|| self.schedule.learning_rate(self.base_learning_rate, self.global_step))
+    }
+
+    /// Fixes the learning rate from the next step on, in place of the schedule.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) -> &mut Self {
+        self.fixed_learning_rate = Some(learning_rate);
+        self
+    }
+
+    /// Steps done over the whole run.
+    pub fn global_step(&self) -> u64 {
+        self.global_step
+    }
+
+    /// Whole passes over the training data done over the whole run.
+    pub fn epoch(&self) -> u64 {
+        self.position().epoch
+    }
+
+    /// The model function with its hyper-parameters.
+    pub fn model(&self) -> &M {
+        &self.model
+    }
+
+    /// The network, to read.
+    pub fn net(&self) -> &M::Net {
+        &self.net
+    }
+
+    /// The network, to change.
+    pub fn net_mut(&mut self) -> &mut M::Net {
+        &mut self.net
+    }
+
+    /// The device it runs on.
+    pub fn device(&self) -> &D {
+        &self.device
+    }
+
+    /// Where its checkpoints and logs are.
+    pub fn model_dir(&self) -> &Path {
+        &self.model_dir
+    }
+
+    /// The input signature, once `setup` or a checkpoint has fixed it.
+    pub fn signature(&self) -> Option<Signature> {
+        crate::lock(&self.signature).clone()
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Elistimator at step {} in {}", self.global_step, self.model_dir.display())
+    }
+}
+
+/// The error of a verb that came before the one it needs.
+pub(crate) fn before(verb: &str, first: &str) -> Error {
+    Error::new(ErrorKind::WrongOrder, format!("`{verb}` was called before `{first}`: call `{first}` first"))
+}
+
+/// Turns what a guarded model function left into one error.
+pub(crate) fn model_outcome<T>(outcome: std::result::Result<ModelResult<T>, String>) -> Result<T> {
+    match outcome {
+        Ok(result) => result.map_err(ModelError::into_error),
+        Err(panic) => Err(Error::new(ErrorKind::Model, format!("the model function panicked: {panic}"))),
+    }
+}

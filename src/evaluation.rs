@@ -1,0 +1,174 @@
+//! The verbs that measure: `validate` and `evaluate`.
+
+use std::collections::BTreeMap;
+
+use dfdx::tensor_ops::TryStack;
+
+use crate::data::Dataset;
+use crate::elistimator::{before, model_outcome};
+use crate::inputs::InputFn;
+use crate::metrics::{MetricState, Metrics};
+use crate::nn::{Tensor, read};
+use crate::progress::{Pass, loss_text};
+use crate::{Device, Elistimator, Error, ErrorKind, EvaluationSpec, Features, ModelError, ModelFn, Result, unwind};
+
+/// How many losses may wait on a device before they are read.
+const BLOCK: usize = 1024;
+
+/// The losses and metrics of the batches seen so far.
+struct Evaluation<D: Device> {
+    on_device: Vec<Tensor<(), D>>,
+    weights: Vec<f64>,
+    weighted_sum: f64,
+    weight: f64,
+    metrics: BTreeMap<String, Box<dyn MetricState>>,
+}
+
+impl<D: Device> Evaluation<D> {
+    fn new() -> Self {
+        Self { on_device: Vec::new(), weights: Vec::new(), weighted_sum: 0.0, weight: 0.0, metrics: BTreeMap::new() }
+    }
+
+    fn add(&mut self, spec: EvaluationSpec<D>, examples: usize) -> Result<()> {
+        self.on_device.push(spec.loss);
+        self.weights.push(spec.weight.unwrap_or(examples as f64));
+        for (name, state) in spec.metrics {
+            match self.metrics.get_mut(&name) {
+                Some(merged) => merged.merge_dyn(state)?,
+                None => {
+                    self.metrics.insert(name, state);
+                }
+            }
+        }
+        if D::READS_ARE_FREE || self.weights.len() >= BLOCK {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Reads the losses that wait, in one transfer.
+    fn flush(&mut self) -> Result<()> {
+        let tensors = std::mem::take(&mut self.on_device);
+        let losses = match tensors.as_slice() {
+            [] => return Ok(()),
+            [only] => read(only),
+            _ => read(&tensors.try_stack().map_err(|error| ModelError::from(error).into_error())?),
+        };
+        for (loss, weight) in losses.into_iter().zip(self.weights.drain(..)) {
+            // A batch that counts for nothing must not turn an undefined loss into an undefined mean.
+            if weight > 0.0 {
+                self.weighted_sum += f64::from(loss) * weight;
+                self.weight += weight;
+            }
+        }
+        Ok(())
+    }
+
+    fn mean_loss(&self) -> f64 {
+        self.weighted_sum / self.weight
+    }
+
+    fn finish(mut self) -> Result<Metrics> {
+        self.flush()?;
+        let mut metrics = Metrics::new();
+        for (name, state) in &self.metrics {
+            for (suffix, value) in state.values() {
+                metrics.insert(&if suffix.is_empty() { name.clone() } else { format!("{name}/{suffix}") }, value);
+            }
+        }
+        metrics.insert("loss", self.mean_loss());
+        Ok(metrics)
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
+    /// One pass over the validation data: prints the metrics, logs them, and attaches them to the checkpoint of this step,
+    /// saved before or after. The loss is the mean over the examples, not over the batches.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongOrder`] before a `setup` with validation data; [`ErrorKind::NotProvided`] when the model function
+    /// has no `evaluate`; those of the data and of the model function.
+    pub fn validate(&mut self) -> Result<Metrics> {
+        self.validate_set("")
+    }
+
+    /// The same over a further validation set: its metrics come back under their own names, and are logged, attached and
+    /// monitored as `name/loss` and so on.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate); [`ErrorKind::NotFound`] lists the names that there are.
+    pub fn validate_named(&mut self, name: &str) -> Result<Metrics> {
+        self.validate_set(name)
+    }
+
+    fn validate_set(&mut self, name: &str) -> Result<Metrics> {
+        if self.feed.is_none() {
+            return Err(before("validate", "setup"));
+        }
+        let dataset = match self.validation.iter().find(|(known, _)| known == name) {
+            Some((_, dataset)) => dataset.clone(),
+            None if name.is_empty() => {
+                let message = "`validate` needs validation data: give it to `setup` with `Inputs::validation`";
+                return Err(Error::new(ErrorKind::WrongOrder, message));
+            }
+            None => {
+                let known: Vec<_> = self.validation.iter().map(|(known, _)| known).filter(|n| !n.is_empty()).collect();
+                let message = format!("no validation set {name:?}; known are {known:?}, as given to `setup`");
+                return Err(Error::new(ErrorKind::NotFound, message));
+            }
+        };
+        let label = if name.is_empty() { "Validation".to_owned() } else { format!("Validation {name}") };
+        let mut pass = self.progress.start(&label, dataset.len(), 0);
+        let metrics = self.measure(&dataset, None, Some(&mut pass));
+        pass.finish();
+        let metrics = metrics?;
+        self.progress.metrics(metrics.iter());
+        self.logs.validation(name, self.global_step, &metrics);
+        self.attach(name, &metrics)?;
+        Ok(metrics)
+    }
+
+    /// The same numbers on any data, with nothing printed, logged or attached: on the network as it is, trained or not.
+    ///
+    /// # Errors
+    /// Those of the data and of the model function; [`ErrorKind::NotProvided`] when it has no `evaluate`.
+    pub fn evaluate(&self, input: impl InputFn) -> Result<Metrics> {
+        self.measure(&self.prepare(input.dataset()?, "evaluation")?, None, None)
+    }
+
+    /// [`evaluate`](Self::evaluate) on the first `steps` batches only.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate).
+    pub fn evaluate_steps(&self, input: impl InputFn, steps: u64) -> Result<Metrics> {
+        self.measure(&self.prepare(input.dataset()?, "evaluation")?, Some(steps), None)
+    }
+
+    fn measure(&self, dataset: &Dataset, steps: Option<u64>, mut pass: Option<&mut Pass>) -> Result<Metrics> {
+        let mut evaluation = Evaluation::new();
+        let mut batches = dataset.open(self.options.seed, 0, 0)?;
+        let mut number = 0;
+        while steps.is_none_or(|steps| number < steps) {
+            let Some(batch) = batches.next().transpose()? else { break };
+            number += 1;
+            let features = Features::new(batch, self.device.clone());
+            let spec = model_outcome(unwind::catch(|| self.model.evaluate(&self.net, &features)))
+                .map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
+            evaluation.add(spec, features.batch_size())?;
+            if let Some(pass) = &mut pass {
+                pass.tick();
+                if pass.is_due() && D::READS_ARE_FREE {
+                    pass.set_message(format!("loss={}", loss_text(evaluation.mean_loss())));
+                }
+            }
+        }
+        if number == 0 {
+            let message = match steps {
+                Some(0) => "evaluation over 0 steps has no metrics: ask for at least 1",
+                _ => "the evaluation data gave no batch, expected at least one",
+            };
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        evaluation.finish()
+    }
+}

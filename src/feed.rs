@@ -1,0 +1,105 @@
+//! The training data and how far the run is in it.
+
+use crate::data::{Dataset, Record, Stream};
+use crate::{Error, ErrorKind, Result};
+
+/// Where a run is in its data: so many whole passes, and so many batches of the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Position {
+    pub(crate) epoch: u64,
+    pub(crate) batch: u64,
+}
+
+/// Hands out the training batches one after another, across calls of the verbs, and knows when an epoch is over.
+pub(crate) struct Feed {
+    dataset: Dataset,
+    seed: u64,
+    position: Position,
+    stream: Option<Stream>,
+    /// One batch ahead where the length is unknown: only so is the end of an epoch seen when its last batch is done.
+    ahead: Option<Record>,
+    epoch_length: Option<u64>,
+}
+
+impl Feed {
+    pub(crate) fn new(dataset: Dataset, seed: u64, position: Position) -> Self {
+        let epoch_length = dataset.len();
+        Self { dataset, seed, position, stream: None, ahead: None, epoch_length }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    pub(crate) fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// Batches in an epoch: known from the data set, or from the first whole pass.
+    pub(crate) fn epoch_length(&self) -> Option<u64> {
+        self.epoch_length
+    }
+
+    /// Goes to another place; the next batch comes from there.
+    pub(crate) fn seek(&mut self, position: Position) {
+        (self.stream, self.ahead, self.position) = (None, None, position);
+    }
+
+    /// The next batch, without taking it: the first one fixes the signature.
+    pub(crate) fn peek(&mut self) -> Result<Option<&Record>> {
+        if self.ahead.is_none() {
+            self.ahead = self.pull()?;
+        }
+        Ok(self.ahead.as_ref())
+    }
+
+    /// The next batch of this epoch.
+    ///
+    /// # Errors
+    /// Those of the data; and when an epoch has no batch at all.
+    pub(crate) fn next(&mut self) -> Result<Record> {
+        let batch = match self.ahead.take() {
+            Some(batch) => Some(batch),
+            None => self.pull()?,
+        };
+        let Some(batch) = batch else {
+            let message = format!(
+                "the training data gave no batch in epoch {} after {} batches, expected at least one",
+                self.position.epoch + 1,
+                self.position.batch
+            );
+            self.seek(Position { epoch: self.position.epoch, batch: 0 });
+            return Err(Error::new(ErrorKind::Data, message));
+        };
+        self.position.batch += 1;
+        Ok(batch)
+    }
+
+    /// Looks whether the last batch ended the epoch, and begins the next one if so.
+    pub(crate) fn ends_epoch(&mut self) -> Result<bool> {
+        let over = match self.dataset.len() {
+            Some(length) => self.position.batch >= length,
+            None => self.peek()?.is_none(),
+        };
+        if over {
+            self.epoch_length = Some(self.position.batch);
+            self.seek(Position { epoch: self.position.epoch + 1, batch: 0 });
+        }
+        Ok(over)
+    }
+
+    fn pull(&mut self) -> Result<Option<Record>> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            closed => closed.insert(self.dataset.open(self.seed, self.position.epoch, self.position.batch)?),
+        };
+        // A stream that failed is not asked again: the next call opens it anew, at the batch that failed.
+        stream.next().transpose().inspect_err(|_| self.stream = None)
+    }
+}
+
+impl std::fmt::Debug for Feed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Feed at {:?}", self.position)
+    }
+}

@@ -1,0 +1,111 @@
+//! What a run writes for its observers: TensorBoard files and log lines. None of it can stop the training.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::metrics::Metrics;
+use crate::progress::{LogEvery, StepLog};
+use crate::summary::SummaryWriter;
+use crate::training_log::StepValues;
+use crate::{Error, Result};
+
+/// The log files of a model directory, each opened when it first has something to say.
+#[derive(Debug)]
+pub(crate) struct Logs {
+    dir: Option<PathBuf>,
+    first_step: u64,
+    writers: BTreeMap<String, SummaryWriter>,
+    lines: Option<StepLog>,
+    warned: bool,
+}
+
+impl Logs {
+    pub(crate) fn new(log_every: Option<LogEvery>) -> Result<Self> {
+        let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
+        Ok(Self { dir: None, first_step: 0, writers: BTreeMap::new(), lines, warned: false })
+    }
+
+    /// Logs into this model directory from `step` on.
+    pub(crate) fn open(&mut self, model_dir: &Path, step: u64) {
+        self.dir = Some(model_dir.to_owned());
+        self.restart(step);
+    }
+
+    /// Begins new files at this step: readers then drop the points behind it, which belong to another branch of the run.
+    pub(crate) fn restart(&mut self, step: u64) {
+        self.first_step = step + 1;
+        self.writers.clear();
+        if let Some(lines) = &mut self.lines {
+            lines.restart(step);
+        }
+    }
+
+    fn writer(&mut self, name: &str) -> Option<&mut SummaryWriter> {
+        let dir = self.dir.as_ref()?;
+        let first_step = self.first_step;
+        Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
+    }
+
+    /// Losses, learning rates and named values of steps.
+    pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
+        if every == 0 || steps.is_empty() {
+            return;
+        }
+        let Some(writer) = self.writer("train") else { return };
+        let mut values = Vec::new();
+        for step in steps.iter().filter(|step| step.step.is_multiple_of(every)) {
+            values.clear();
+            values.extend([("loss", step.loss), ("learning_rate", step.learning_rate)]);
+            values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
+            writer.scalars(&values, step.step);
+        }
+    }
+
+    /// The rates of a finished pass or block of one.
+    pub(crate) fn rates(&mut self, step: u64, steps_per_second: f64, examples_per_second: f64) {
+        if let Some(writer) = self.writer("train") {
+            let rates = [("steps_per_second", steps_per_second), ("examples_per_second", examples_per_second)];
+            writer.scalars(&rates, step);
+        }
+    }
+
+    /// The metrics of a validation set.
+    pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
+        let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
+        if let Some(writer) = self.writer(&name) {
+            writer.scalars(&metrics.iter().collect::<Vec<_>>(), step);
+            writer.flush();
+        }
+    }
+
+    /// The log line that is due, if one is.
+    pub(crate) fn line(&mut self, steps: &[StepValues]) -> Option<String> {
+        let (lines, last) = (self.lines.as_mut()?, steps.last()?);
+        if !lines.is_due(last.step) {
+            return None;
+        }
+        Some(lines.line(last.step, last.loss, last.scalars.iter().map(|(name, value)| (name.as_str(), *value))))
+    }
+
+    /// Whether the step that was just done should be read for a log line.
+    pub(crate) fn is_line_due(&self, step: u64) -> bool {
+        self.lines.as_ref().is_some_and(|lines| lines.is_due(step))
+    }
+
+    /// Puts everything on the disk, as a checkpoint is: a run resumed from it finds the curves up to its step.
+    pub(crate) fn sync(&mut self) {
+        self.writers.values_mut().for_each(SummaryWriter::sync);
+    }
+
+    /// Hands everything to the operating system.
+    pub(crate) fn flush(&mut self) {
+        self.writers.values_mut().for_each(SummaryWriter::flush);
+    }
+
+    /// Reports the first of its kind in a run.
+    pub(crate) fn warn_once(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.warned, true) {
+            log::warn!("{error}; going on, as was asked for");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Networks as lists of named values: the way between a network and a checkpoint.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::nn::{Network, Part, PartMut, Visitor, VisitorMut};
+use crate::{Device, Error, ErrorKind, ModelResult, Result};
+
+/// A tensor on its way to or from a file: name, dimensions, values in row-major order.
+pub(crate) type Named = (String, Vec<usize>, Vec<f32>);
+
+/// Counts of calls of the random streams, by name.
+pub(crate) type Counters = Vec<(String, u64)>;
+
+/// All parameters and the calls of all random streams.
+pub(crate) fn read<D: Device, N: Network<D>>(net: &N) -> ModelResult<(Vec<Named>, Counters)> {
+    let (mut tensors, mut counters) = (Vec::new(), Vec::new());
+    net.visit(&mut Visitor::new(&mut |name, part| {
+        match part {
+            Part::Parameter(parameter) => {
+                tensors.push((name.to_owned(), parameter.dims().to_vec(), parameter.values()));
+            }
+            Part::Random(stream) => counters.push((name.to_owned(), stream.calls())),
+        }
+        Ok(())
+    }))?;
+    Ok((tensors, counters))
+}
+
+/// Keys every random stream from the run's seed, and refuses two parts of one name.
+pub(crate) fn prepare<D: Device, N: Network<D>>(net: &N, seed: u64) -> ModelResult<()> {
+    let mut names = BTreeSet::new();
+    net.visit(&mut Visitor::new(&mut |name, part| {
+        if !names.insert(name.to_owned()) {
+            let message =
+                format!("two parts of the network are named {name:?}; names must differ, since they are those on disk");
+            return Err(Error::new(ErrorKind::InvalidArgument, message).into());
+        }
+        if let Part::Random(stream) = part {
+            stream.set_key(seed, name);
+        }
+        Ok(())
+    }))
+}
+
+/// Whether these tensors are exactly those of the network: every name, every shape.
+pub(crate) fn check<D: Device, N: Network<D>>(net: &N, tensors: &[Named], counters: &Counters) -> Result<()> {
+    let mut found: BTreeMap<&str, &[usize]> =
+        tensors.iter().map(|(name, dims, _)| (name.as_str(), dims.as_slice())).collect();
+    let mut counted: BTreeSet<&str> = counters.iter().map(|(name, _)| name.as_str()).collect();
+    let mut wrong = Vec::new();
+    net.visit(&mut Visitor::new(&mut |name, part| {
+        match part {
+            Part::Parameter(parameter) => match found.remove(name) {
+                None => wrong.push(format!("{name:?} is missing")),
+                Some(dims) if dims != parameter.dims() => {
+                    wrong.push(format!("{name:?} has shape {dims:?}, expected {:?}", parameter.dims()));
+                }
+                Some(_) => {}
+            },
+            Part::Random(_) if !counted.remove(name) => wrong.push(format!("the random state {name:?} is missing")),
+            Part::Random(_) => {}
+        }
+        Ok(())
+    }))
+    .map_err(crate::ModelError::into_error)?;
+    wrong.extend(found.keys().map(|name| format!("{name:?} is not in the network")));
+    wrong.extend(counted.iter().map(|name| format!("the random state {name:?} is not in the network")));
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Mismatch, format!("the tensors do not fit the network: {}", wrong.join(", "))))
+}
+
+/// Writes tensors that were [checked](check) into the network.
+pub(crate) fn write<D: Device, N: Network<D>>(net: &mut N, tensors: &[Named], counters: &Counters) -> ModelResult<()> {
+    let values: BTreeMap<&str, &[f32]> =
+        tensors.iter().map(|(name, _, values)| (name.as_str(), values.as_slice())).collect();
+    net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
+        match part {
+            PartMut::Parameter(parameter) => {
+                if let Some(values) = values.get(name) {
+                    parameter.set_values(values)?;
+                }
+            }
+            PartMut::Random(stream) => {
+                if let Some((_, calls)) = counters.iter().find(|(known, _)| known == name) {
+                    stream.set_calls(*calls);
+                }
+            }
+        }
+        Ok(())
+    }))
+}

@@ -1,0 +1,211 @@
+//! Optimisers and their settings.
+
+use serde::{Deserialize, Serialize};
+
+/// Which optimiser, with its settings: what a model function's `optimizer` returns. Made from [`Sgd`], [`Adam`] or [`RmsProp`]
+/// by `.into()`; give other settings to a part of the network with [`group`](Self::group).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OptimizerConfig {
+    pub(crate) rule: Rule,
+    pub(crate) groups: Vec<(String, Rule)>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// Public only in this private module, for a sealed trait.
+pub enum Rule {
+    /// Gradient descent.
+    Sgd(Sgd),
+    /// Adam and AdamW.
+    Adam(Adam),
+    /// RMSprop.
+    RmsProp(RmsProp),
+}
+
+impl OptimizerConfig {
+    /// Updates the parameters whose names start with `prefix` (`"critic."`) by an optimiser of their own. Of several prefixes
+    /// that fit, the longest counts. The schedule scales all learning rates alike.
+    #[must_use]
+    pub fn group(mut self, prefix: &str, optimizer: impl Into<Self>) -> Self {
+        self.groups.retain(|(known, _)| known != prefix);
+        self.groups.push((prefix.to_owned(), optimizer.into().rule));
+        self
+    }
+
+    /// The learning rate of parameters outside groups.
+    pub fn learning_rate(&self) -> f64 {
+        self.rule.learning_rate()
+    }
+
+    /// The rule for a parameter: 0 is the common one, then the groups in their order.
+    pub(crate) fn rule_of(&self, name: &str) -> usize {
+        let fits = self.groups.iter().enumerate().filter(|(_, (prefix, _))| name.starts_with(prefix.as_str()));
+        fits.max_by_key(|(_, (prefix, _))| prefix.len()).map_or(0, |(index, _)| index + 1)
+    }
+
+    pub(crate) fn rule(&self, index: usize) -> &Rule {
+        index.checked_sub(1).and_then(|group| self.groups.get(group)).map_or(&self.rule, |(_, rule)| rule)
+    }
+}
+
+impl Rule {
+    pub(crate) fn learning_rate(&self) -> f64 {
+        match self {
+            Self::Sgd(sgd) => sgd.learning_rate,
+            Self::Adam(adam) => adam.learning_rate,
+            Self::RmsProp(rms_prop) => rms_prop.learning_rate,
+        }
+    }
+
+    /// The names of the state that a parameter has under this rule.
+    pub(crate) fn moments(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd(Sgd { momentum, .. }) if *momentum != 0.0 => &["velocity"],
+            Self::Sgd(_) => &[],
+            Self::Adam(_) => &["first_moment", "second_moment"],
+            Self::RmsProp(RmsProp { momentum, .. }) if *momentum != 0.0 => &["mean_square", "velocity"],
+            Self::RmsProp(_) => &["mean_square"],
+        }
+    }
+}
+
+macro_rules! config {
+    ($($Name:ident),*) => {$(
+        impl From<$Name> for OptimizerConfig {
+            fn from(settings: $Name) -> Self {
+                Self { rule: Rule::$Name(settings), groups: Vec::new() }
+            }
+        }
+    )*};
+}
+
+config!(Sgd, Adam, RmsProp);
+
+/// Stochastic gradient descent: `v = momentum * v + g; w -= learning_rate * v`, with Nesterov's
+/// `w -= learning_rate * (g + momentum * v)` (Sutskever et al. 2013), as PyTorch computes it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sgd {
+    pub(crate) learning_rate: f64,
+    pub(crate) momentum: f64,
+    pub(crate) nesterov: bool,
+    pub(crate) weight_decay: f64,
+}
+
+impl Sgd {
+    /// Plain gradient descent.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, momentum: 0.0, nesterov: false, weight_decay: 0.0 }
+    }
+
+    /// With momentum, often 0.9.
+    #[must_use]
+    pub fn momentum(mut self, momentum: f64) -> Self {
+        self.momentum = momentum;
+        self
+    }
+
+    /// With Nesterov's momentum.
+    #[must_use]
+    pub fn nesterov(mut self, on: bool) -> Self {
+        self.nesterov = on;
+        self
+    }
+
+    /// Adds `weight_decay * w` to the gradient (L2).
+    #[must_use]
+    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = weight_decay;
+        self
+    }
+}
+
+/// Adam (Kingma and Ba 2015) with bias correction, and AdamW (Loshchilov and Hutter 2019) with
+/// [decoupled](Self::decoupled_weight_decay) decay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Adam {
+    pub(crate) learning_rate: f64,
+    pub(crate) betas: [f64; 2],
+    pub(crate) epsilon: f64,
+    pub(crate) weight_decay: f64,
+    pub(crate) decoupled: bool,
+}
+
+impl Adam {
+    /// With betas 0.9 and 0.999, epsilon 1e-8.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, betas: [0.9, 0.999], epsilon: 1e-8, weight_decay: 0.0, decoupled: false }
+    }
+
+    /// The decay rates of the two moments.
+    #[must_use]
+    pub fn betas(mut self, first: f64, second: f64) -> Self {
+        self.betas = [first, second];
+        self
+    }
+
+    /// What is added to the root of the second moment.
+    #[must_use]
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// Adds `weight_decay * w` to the gradient (L2).
+    #[must_use]
+    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
+        (self.weight_decay, self.decoupled) = (weight_decay, false);
+        self
+    }
+
+    /// Takes `learning_rate * weight_decay * w` from the weight itself: AdamW.
+    #[must_use]
+    pub fn decoupled_weight_decay(mut self, weight_decay: f64) -> Self {
+        (self.weight_decay, self.decoupled) = (weight_decay, true);
+        self
+    }
+}
+
+/// RMSprop (Hinton 2012) as TensorFlow computes it, with epsilon inside the root:
+/// `s = decay * s + (1 - decay) * g^2; v = momentum * v + g / sqrt(s + epsilon); w -= learning_rate * v`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RmsProp {
+    pub(crate) learning_rate: f64,
+    pub(crate) decay: f64,
+    pub(crate) epsilon: f64,
+    pub(crate) momentum: f64,
+    pub(crate) weight_decay: f64,
+}
+
+impl RmsProp {
+    /// With decay 0.9, epsilon 1e-8, no momentum.
+    pub fn new(learning_rate: f64) -> Self {
+        Self { learning_rate, decay: 0.9, epsilon: 1e-8, momentum: 0.0, weight_decay: 0.0 }
+    }
+
+    /// The decay rate of the mean square.
+    #[must_use]
+    pub fn decay(mut self, decay: f64) -> Self {
+        self.decay = decay;
+        self
+    }
+
+    /// What is added to the mean square under the root.
+    #[must_use]
+    pub fn epsilon(mut self, epsilon: f64) -> Self {
+        self.epsilon = epsilon;
+        self
+    }
+
+    /// With momentum.
+    #[must_use]
+    pub fn momentum(mut self, momentum: f64) -> Self {
+        self.momentum = momentum;
+        self
+    }
+
+    /// Adds `weight_decay * w` to the gradient (L2).
+    #[must_use]
+    pub fn weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = weight_decay;
+        self
+    }
+}

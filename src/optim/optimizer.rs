@@ -1,0 +1,183 @@
+//! An optimiser at work: its settings and its state.
+
+use std::collections::BTreeMap;
+
+use crate::nn::variables::Named;
+use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Visitor, VisitorMut};
+use crate::optim::OptimizerConfig;
+use crate::optim::update::Moments;
+use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
+
+/// Applies gradients to a network, and holds what the rule remembers: velocities, moments, the count of updates. The estimator
+/// has one; make your own in a loop by hand.
+pub struct Optimizer<D: Device> {
+    config: OptimizerConfig,
+    learning_rate: f64,
+    moments: Moments<D>,
+    /// By the parameters' place in the network: how often each was updated, and by which rule.
+    slots: Vec<Slot>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    rule: usize,
+    updates: u64,
+}
+
+impl<D: Device> Optimizer<D> {
+    /// With nothing remembered yet.
+    pub fn new(config: OptimizerConfig) -> Self {
+        let learning_rate = config.learning_rate();
+        Self { config, learning_rate, moments: [Gradients::leaky(), Gradients::leaky()], slots: Vec::new() }
+    }
+
+    /// The learning rate of the next update, for parameters outside groups.
+    pub fn learning_rate(&self) -> f64 {
+        self.learning_rate
+    }
+
+    /// Sets the learning rate of the next updates; those of groups are scaled by the same factor.
+    pub fn set_learning_rate(&mut self, learning_rate: f64) {
+        self.learning_rate = learning_rate;
+    }
+
+    /// Updates every trainable parameter whose name starts with `scope`, all without one. A parameter that the loss did not
+    /// reach has a gradient of zero: momentum and weight decay still move it.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn update<N: Network<D>>(
+        &mut self,
+        net: &mut N,
+        gradients: &mut Gradients<D>,
+        scope: Option<&str>,
+    ) -> ModelResult<()> {
+        let Self { config, learning_rate, moments, slots } = self;
+        let factor = match config.learning_rate() {
+            0.0 => 1.0,
+            base => *learning_rate / base,
+        };
+        let mut index = 0;
+        net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
+            let PartMut::Parameter(parameter) = part else { return Ok(()) };
+            if slots.len() == index {
+                slots.push(Slot { rule: config.rule_of(name), updates: 0 });
+            }
+            let slot = &mut slots[index];
+            index += 1;
+            if !parameter.is_trainable() || scope.is_some_and(|scope| !name.starts_with(scope)) {
+                return Ok(());
+            }
+            slot.updates += 1;
+            let rule = config.rule(slot.rule);
+            let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
+            D::update(slot.updates, rule, rate, parameter, gradients, moments)
+        }))
+    }
+
+    /// What is remembered, by name: `velocity/conv1.weight`, and `updates/conv1.weight` with the count in four 16-bit pieces,
+    /// lowest first, which f32 holds exactly. Empty for what was never updated.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let mut tensors = Vec::new();
+        let mut slots = self.slots.iter();
+        net.visit(&mut Visitor::new(&mut |name, part| {
+            let Part::Parameter(parameter) = part else { return Ok(()) };
+            let Some(slot) = slots.next().filter(|slot| slot.updates > 0) else { return Ok(()) };
+            let pieces = (0..4).map(|piece| f32::from((slot.updates >> (16 * piece)) as u16)).collect();
+            tensors.push((format!("updates/{name}"), vec![4], pieces));
+            for (moment, gradients) in self.config.rule(slot.rule).moments().iter().zip(&self.moments) {
+                let values = gradients.get(&parameter.identity()).as_vec();
+                tensors.push((format!("{moment}/{name}"), parameter.dims().to_vec(), values));
+            }
+            Ok(())
+        }))?;
+        Ok(tensors)
+    }
+
+    /// Takes over what [`tensors`](Self::tensors) gave. Everything is checked before anything is changed.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Mismatch`] naming what is missing, unknown, or of another shape.
+    pub fn restore<N: Network<D>>(&mut self, net: &N, tensors: &[Named]) -> Result<()> {
+        let mut found: BTreeMap<&str, (&[usize], &[f32])> =
+            tensors.iter().map(|(name, dims, values)| (name.as_str(), (dims.as_slice(), values.as_slice()))).collect();
+        let mut wrong = Vec::new();
+        let mut slots = Vec::new();
+        let mut restored: Moments<D> = [Gradients::leaky(), Gradients::leaky()];
+        net.visit(&mut Visitor::new(&mut |name, part| {
+            let Part::Parameter(parameter) = part else { return Ok(()) };
+            let rule = self.config.rule_of(name);
+            let updates = match found.remove(format!("updates/{name}").as_str()) {
+                None => 0,
+                Some((_, pieces)) => match count(pieces) {
+                    Some(updates) => updates,
+                    None => {
+                        wrong.push(format!("\"updates/{name}\" holds {pieces:?}, expected four 16-bit numbers"));
+                        0
+                    }
+                },
+            };
+            slots.push(Slot { rule, updates });
+            if updates == 0 {
+                return Ok(());
+            }
+            for (moment, gradients) in self.config.rule(rule).moments().iter().zip(&mut restored) {
+                let full = format!("{moment}/{name}");
+                match found.remove(full.as_str()) {
+                    None => wrong.push(format!("{full:?} is missing")),
+                    Some((dims, _)) if dims != parameter.dims() => {
+                        wrong.push(format!("{full:?} has shape {dims:?}, expected {:?}", parameter.dims()));
+                    }
+                    Some((_, values)) => upload(parameter, gradients, values)?,
+                }
+            }
+            Ok(())
+        }))
+        .map_err(ModelError::into_error)?;
+        wrong.extend(found.keys().map(|name| format!("{name:?} is not part of this optimiser")));
+        if !wrong.is_empty() {
+            let message = format!("the optimiser's state does not fit: {}", wrong.join(", "));
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
+        (self.slots, self.moments) = (slots, restored);
+        Ok(())
+    }
+}
+
+/// Fills a parameter's moment with values; dfdx offers no other way into its storage on every device.
+fn upload<D: Device>(parameter: &Parameter<D>, moments: &mut Gradients<D>, values: &[f32]) -> ModelResult<()> {
+    let identity = parameter.identity();
+    let device = identity.device().clone();
+    let replay = Replay { values, next: std::cell::Cell::new(0) };
+    Ok(device.try_fill_with_distr(moments.get_or_alloc_mut(&identity)?, replay)?)
+}
+
+/// Hands out given values in order, in the guise of a distribution.
+struct Replay<'v> {
+    values: &'v [f32],
+    next: std::cell::Cell<usize>,
+}
+
+impl rand::distributions::Distribution<f32> for Replay<'_> {
+    fn sample<R: rand::Rng + ?Sized>(&self, _: &mut R) -> f32 {
+        let index = self.next.get();
+        self.next.set(index + 1);
+        self.values.get(index).copied().unwrap_or(0.0)
+    }
+}
+
+/// The count in four pieces of 16 bits.
+fn count(pieces: &[f32]) -> Option<u64> {
+    let is_piece = |piece: &f32| (0.0..=65_535.0).contains(piece) && piece.fract() == 0.0;
+    (pieces.len() == 4 && pieces.iter().all(is_piece))
+        .then(|| pieces.iter().rev().fold(0, |count, &piece| count << 16 | piece as u64))
+}
+
+impl<D: Device> std::fmt::Debug for Optimizer<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Optimizer({:?})", self.config)
+    }
+}

@@ -1,0 +1,112 @@
+//! How the learning rate changes over the steps.
+
+use std::f64::consts::PI;
+
+use serde::{Deserialize, Serialize};
+
+/// The learning rate as a function of the step, and of nothing else: a resumed run goes on exactly.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum Schedule {
+    /// The optimiser's learning rate throughout.
+    #[default]
+    Constant,
+    /// Multiplied by `factor` every `steps` steps.
+    Step {
+        /// Steps between two drops.
+        steps: u64,
+        /// What each drop multiplies by.
+        factor: f64,
+    },
+    /// Multiplied by `rate` at every step.
+    Exponential {
+        /// The factor of one step.
+        rate: f64,
+    },
+    /// Half a cosine from the base down to `floor` times the base, over `steps` steps (Loshchilov and Hutter 2017).
+    Cosine {
+        /// The length of the descent.
+        steps: u64,
+        /// What is left at the end, as a share of the base.
+        floor: f64,
+    },
+    /// Half a cosine down to 0 in every cycle: the schedule of snapshot ensembles (Huang et al. 2017).
+    Cyclic {
+        /// Steps in a cycle.
+        cycle: u64,
+    },
+    /// `sqrt(steps / max(step, steps))`: after a warm-up of the same length, the schedule of the transformer (Vaswani et al.
+    /// 2017).
+    InverseSquareRoot {
+        /// Steps until the decay begins.
+        steps: u64,
+    },
+    /// Linear from 0 over `steps` steps, in front of another schedule, which begins at its own step 0 afterwards.
+    WarmUp {
+        /// The length of the warm-up.
+        steps: u64,
+        /// What follows.
+        then: Box<Schedule>,
+    },
+}
+
+impl Schedule {
+    /// This schedule after a linear warm-up over so many steps.
+    #[must_use]
+    pub fn after_warm_up(self, steps: u64) -> Self {
+        Self::WarmUp { steps, then: Box::new(self) }
+    }
+
+    /// The factor on the base learning rate after `step` steps.
+    pub fn factor(&self, step: u64) -> f64 {
+        let cosine = |share: f64| 0.5 * (1.0 + (PI * share.clamp(0.0, 1.0)).cos());
+        let share = |step: u64, steps: u64| step as f64 / steps.max(1) as f64;
+        match self {
+            Self::Constant => 1.0,
+            Self::Step { steps, factor } => factor.powf((step / (*steps).max(1)) as f64),
+            Self::Exponential { rate } => rate.powf(step as f64),
+            Self::Cosine { steps, floor } => floor + (1.0 - floor) * cosine(share(step, *steps)),
+            Self::Cyclic { cycle } => cosine(share(step % (*cycle).max(1), *cycle)),
+            Self::InverseSquareRoot { steps } => share((*steps).max(1), step.max(*steps)).sqrt(),
+            Self::WarmUp { steps, .. } if step < *steps => share(step + 1, *steps),
+            Self::WarmUp { steps, then } => then.factor(step - steps),
+        }
+    }
+
+    /// The learning rate after `step` steps.
+    pub fn learning_rate(&self, base: f64, step: u64) -> f64 {
+        base * self.factor(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn factors_follow_their_formulas() {
+        let near = |schedule: &Schedule, step, expected: f64| {
+            let found = schedule.factor(step);
+            assert!((found - expected).abs() < 1e-12, "{schedule:?} at {step}: {found}, expected {expected}");
+        };
+        near(&Schedule::Constant, 10, 1.0);
+        let step = Schedule::Step { steps: 10, factor: 0.5 };
+        near(&step, 9, 1.0);
+        near(&step, 10, 0.5);
+        near(&step, 29, 0.25);
+        near(&Schedule::Exponential { rate: 0.9 }, 2, 0.81);
+        let cosine = Schedule::Cosine { steps: 100, floor: 0.1 };
+        near(&cosine, 0, 1.0);
+        near(&cosine, 50, 0.55);
+        near(&cosine, 1000, 0.1);
+        let cyclic = Schedule::Cyclic { cycle: 4 };
+        near(&cyclic, 2, 0.5);
+        near(&cyclic, 4, 1.0);
+        near(&Schedule::InverseSquareRoot { steps: 100 }, 400, 0.5);
+        let warm = Schedule::Exponential { rate: 0.5 }.after_warm_up(4);
+        near(&warm, 0, 0.25);
+        near(&warm, 3, 1.0);
+        near(&warm, 5, 0.5);
+        near(&Schedule::Step { steps: 0, factor: 0.5 }, 0, 1.0);
+    }
+}

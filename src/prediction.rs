@@ -1,0 +1,143 @@
+//! The verbs that ask: `predict` and `predict_all`.
+
+use crate::data::{Array, Dataset, Record, Stream};
+use crate::elistimator::model_outcome;
+use crate::inputs::InputFn;
+use crate::{Device, Elistimator, Error, ErrorKind, Features, ModelFn, Result, unwind};
+
+/// What [`predict`](Elistimator::predict) takes: a [`Record`] by input name (the [`inputs!`](crate::inputs) macro makes
+/// one), or arrays in the order of the signature.
+#[derive(Debug)]
+pub enum Request {
+    /// Inputs by name.
+    Named(Record),
+    /// Inputs in the order of the signature.
+    Positional(Vec<Array>),
+}
+
+impl From<Record> for Request {
+    fn from(record: Record) -> Self {
+        Self::Named(record)
+    }
+}
+
+impl From<Vec<Array>> for Request {
+    fn from(arrays: Vec<Array>) -> Self {
+        Self::Positional(arrays)
+    }
+}
+
+impl<const N: usize> From<[Array; N]> for Request {
+    fn from(arrays: [Array; N]) -> Self {
+        Self::Positional(arrays.into())
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
+    /// The outputs for one batch that is at hand, by input name (`inputs! { "images" => array }`) or by position. Only the
+    /// inputs that the model function's `predict` reads are needed, so no labels.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Signature`] when names, dtypes or shapes do not fit the signature; [`ErrorKind::WrongOrder`] when nothing
+    /// has fixed one yet; [`ErrorKind::NotProvided`] when the model function has no `predict`; and its own.
+    pub fn predict(&self, request: impl Into<Request>) -> Result<Record> {
+        let batch = self.checked(request.into())?;
+        let batch = model_outcome(unwind::catch(|| self.model.preprocess(batch))).map_err(|e| e.at("predict"))?;
+        self.ask(batch)
+    }
+
+    /// [`predict`](Self::predict) with only these outputs.
+    ///
+    /// # Errors
+    /// Those of [`predict`](Self::predict); [`ErrorKind::NotFound`] lists the outputs that there are.
+    pub fn predict_outputs(&self, request: impl Into<Request>, outputs: &[&str]) -> Result<Record> {
+        let all = self.predict(request)?;
+        let mut chosen = Record::new();
+        for name in outputs {
+            chosen.insert(*name, all.get(name).map_err(|error| error.at("outputs of predict"))?.clone());
+        }
+        Ok(chosen)
+    }
+
+    /// The outputs for a whole data set, lazily: a batch is read and computed when the iterator is asked for it.
+    /// [`examples`](Predictions::examples) gives them one example at a time.
+    ///
+    /// # Errors
+    /// When the data cannot be opened; the iterator's items carry the later ones.
+    pub fn predict_all(&self, input: impl InputFn) -> Result<Predictions<'_, M, D>> {
+        let dataset: Dataset = self.prepare(input.dataset()?, "prediction")?;
+        Ok(Predictions { estimator: self, batches: dataset.open(self.options.seed, 0, 0)?, failed: false })
+    }
+
+    fn ask(&self, batch: Record) -> Result<Record> {
+        let features = Features::new(batch, self.device.clone());
+        let spec = model_outcome(unwind::catch(|| self.model.predict(&self.net, &features)));
+        Ok(spec.map_err(|error| error.at("predict"))?.outputs)
+    }
+
+    /// Puts names to positions and checks all against the signature.
+    fn checked(&self, request: Request) -> Result<Record> {
+        let signature = self.signature().ok_or_else(|| {
+            let message =
+                "`predict` has no input signature to check against: call `setup`, or restore a checkpoint, first";
+            Error::new(ErrorKind::WrongOrder, message)
+        })?;
+        let record = match request {
+            Request::Named(record) => record,
+            Request::Positional(arrays) => {
+                let names: Vec<_> = signature.names().map(str::to_owned).collect();
+                if arrays.len() > names.len() {
+                    let message = format!("found {} inputs, expected at most {}: {names:?}", arrays.len(), names.len());
+                    return Err(Error::new(ErrorKind::Signature, message));
+                }
+                names.into_iter().zip(arrays).fold(Record::new(), |record, (name, array)| record.with(name, array))
+            }
+        };
+        signature.check_batch(&record, &[])?;
+        Ok(record)
+    }
+}
+
+/// The outputs of a data set, batch by batch; made by [`Elistimator::predict_all`].
+pub struct Predictions<'e, M: ModelFn<D>, D: Device> {
+    estimator: &'e Elistimator<M, D>,
+    batches: Stream,
+    failed: bool,
+}
+
+impl<M: ModelFn<D>, D: Device> Iterator for Predictions<'_, M, D> {
+    type Item = Result<Record>;
+
+    fn next(&mut self) -> Option<Result<Record>> {
+        if self.failed {
+            return None;
+        }
+        let outputs = self.batches.next()?.and_then(|batch| self.estimator.ask(batch));
+        self.failed = outputs.is_err();
+        Some(outputs)
+    }
+}
+
+impl<'e, M: ModelFn<D>, D: Device> Predictions<'e, M, D> {
+    /// One example at a time, without the batch axis.
+    pub fn examples(self) -> impl Iterator<Item = Result<Record>> + use<'e, M, D> {
+        self.flat_map(|batch| match batch {
+            Ok(batch) => split(&batch),
+            Err(error) => vec![Err(error)],
+        })
+    }
+}
+
+impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Predictions<'_, M, D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Predictions")
+    }
+}
+
+/// The examples of a batch of outputs.
+fn split(batch: &Record) -> Vec<Result<Record>> {
+    let examples = batch.iter().map(|(_, array)| array.dims().first().copied().unwrap_or(0)).min().unwrap_or(0);
+    let example =
+        |index| batch.iter().try_fold(Record::new(), |record, (name, array)| Ok(record.with(name, array.row(index)?)));
+    (0..examples).map(example).collect()
+}

@@ -1,0 +1,129 @@
+//! How an estimator comes to be, and how data is made ready for it.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::builder::Options;
+use crate::data::{Dataset, Signature};
+use crate::elistimator::model_outcome;
+use crate::feed::Position;
+use crate::gradient_pool::GradientPool;
+use crate::logs::Logs;
+use crate::metrics::Metrics;
+use crate::nn::{Network, Part, Visitor, variables};
+use crate::optim::Optimizer;
+use crate::progress::Progress;
+use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
+
+impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
+    pub(crate) fn new(model: M, options: Options) -> Result<Self> {
+        let device = D::open(options.device, options.seed)?;
+        let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
+        variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
+        let config = model.optimizer();
+        let optimizer = Optimizer::new(config);
+        let progress = Progress::new(options.progress);
+        let model_dir = match &options.model_dir {
+            Some(dir) => dir.clone(),
+            None => temporary_dir(&progress)?,
+        };
+        Ok(Self {
+            base_learning_rate: optimizer.learning_rate(),
+            schedule: model.schedule(),
+            gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
+            logs: Logs::new(options.log_every)?,
+            model: Arc::new(model),
+            net,
+            optimizer,
+            fixed_learning_rate: None,
+            device,
+            options,
+            model_dir,
+            global_step: 0,
+            start: Position::default(),
+            feed: None,
+            validation: Vec::new(),
+            signature: Arc::default(),
+            training_log: Default::default(),
+            progress,
+            store: None,
+            validated: (0, Metrics::new()),
+            last_save: Instant::now(),
+            origin: None,
+            kept: Vec::new(),
+        })
+    }
+
+    /// The data as the model function reads it: checked to be batched, its signature noted, preprocessed.
+    pub(crate) fn prepare(&self, dataset: Dataset, purpose: &str) -> Result<Dataset> {
+        if !dataset.is_batched() {
+            let message = format!("the {purpose} data gives single examples, expected batches: add `.batch(n)` to it");
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        let (model, signature) = (Arc::clone(&self.model), Arc::clone(&self.signature));
+        let is_training = purpose == "training";
+        Ok(dataset.map_before_prefetch(move |batch| {
+            if is_training {
+                note(&signature, &batch)?;
+            }
+            model_outcome(unwind::catch(|| model.preprocess(batch))).map_err(|error| error.at("preprocess"))
+        }))
+    }
+
+    /// The signature and the variables, as `describe` prints them.
+    pub fn description(&self) -> String {
+        let mut text = String::new();
+        if let Some(signature) = self.signature() {
+            text.push_str(&format!("Inputs\n{signature}\n"));
+        }
+        let origin = if self.origin.is_some() { "restored" } else { "initialised" };
+        let (mut count, mut rows) = (0, Vec::new());
+        // A visitor that never fails has no error to pass on.
+        let _ = self.net.visit(&mut Visitor::new(&mut |name, part| {
+            if let Part::Parameter(parameter) = part {
+                count += parameter.len();
+                let frozen = if parameter.is_trainable() { "" } else { ", frozen" };
+                rows.push((name.to_owned(), format!("{:?}", parameter.dims()), format!("{origin}{frozen}")));
+            }
+            Ok(())
+        }));
+        let width = |column: fn(&(String, String, String)) -> &String| {
+            rows.iter().map(|row| column(row).len()).max().unwrap_or(0)
+        };
+        let (names, shapes) = (width(|row| &row.0), width(|row| &row.1));
+        text.push_str("Variables\n");
+        for (name, dims, origin) in &rows {
+            text.push_str(&format!("  {name:names$}  {dims:shapes$}  {origin}\n"));
+        }
+        text.push_str(&format!("  {count} values in {} variables, step {}", rows.len(), self.global_step));
+        text
+    }
+}
+
+/// Fixes the signature from the first batch, and widens it by the later ones.
+fn note(signature: &Mutex<Option<Signature>>, batch: &crate::data::Record) -> Result<()> {
+    let mut signature = lock(signature);
+    match &mut *signature {
+        Some(known) => known.widen(batch).map(|_| ()),
+        unknown => {
+            *unknown = Some(Signature::of_batch(batch)?);
+            Ok(())
+        }
+    }
+}
+
+/// A value behind a lock; a panic while it was held leaves it sound, since it is replaced whole.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn temporary_dir(progress: &Progress) -> Result<PathBuf> {
+    let dir = tempfile::Builder::new()
+        .prefix("elistimator-")
+        .tempdir()
+        .map_err(|error| Error::io("make a temporary model directory in", &std::env::temp_dir(), error))?
+        .keep();
+    progress.line(&format!("model directory: {}", dir.display()));
+    Ok(dir)
+}

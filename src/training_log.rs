@@ -1,0 +1,149 @@
+//! The losses of the steps, read from the device in blocks.
+
+use std::time::Instant;
+
+use dfdx::shapes::HasShape;
+use dfdx::tensor_ops::TryStack;
+
+use crate::nn::{Tensor, read};
+use crate::{Device, Error, ErrorKind, ModelError, Result};
+
+/// One step's values, read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct StepValues {
+    pub(crate) step: u64,
+    pub(crate) learning_rate: f64,
+    pub(crate) loss: f64,
+    pub(crate) scalars: Vec<(String, f64)>,
+}
+
+/// How many steps may wait on the device before they are read: bounds the memory they hold, at a read in 1024 steps.
+const BLOCK: usize = 1024;
+
+/// Collects the losses and the named values of steps while they are still on the device. On the CPU they are read at once.
+#[derive(Debug)]
+pub(crate) struct TrainingLog<D: Device> {
+    waiting: Vec<StepValues>,
+    on_device: Vec<Tensor<(), D>>,
+    last_loss: f64,
+    examples: u64,
+    since: Instant,
+    steps: u64,
+}
+
+impl<D: Device> Default for TrainingLog<D> {
+    fn default() -> Self {
+        Self {
+            waiting: Vec::new(),
+            on_device: Vec::new(),
+            last_loss: f64::NAN,
+            examples: 0,
+            since: Instant::now(),
+            steps: 0,
+        }
+    }
+}
+
+impl<D: Device> TrainingLog<D> {
+    /// Takes the values of a step: its losses, of which the first goes by that name, then the scalars.
+    pub(crate) fn record(
+        &mut self,
+        step: u64,
+        learning_rate: f64,
+        examples: u64,
+        losses: Vec<Tensor<(), D>>,
+        scalars: Vec<(String, Tensor<(), D>)>,
+    ) {
+        self.examples += examples;
+        self.steps += 1;
+        let (mut names, count) = (Vec::new(), losses.len());
+        for (index, loss) in losses.into_iter().enumerate() {
+            self.on_device.push(loss);
+            if index > 0 {
+                names.push((format!("loss_{}", index + 1), f64::NAN));
+            }
+        }
+        for (name, value) in scalars {
+            self.on_device.push(value);
+            names.push((name, f64::NAN));
+        }
+        if count > 0 {
+            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names });
+        }
+    }
+
+    /// Whether a block has to be read now whatever the progress bar says.
+    pub(crate) fn is_full(&self) -> bool {
+        D::READS_ARE_FREE || self.waiting.len() >= BLOCK
+    }
+
+    /// Reads what waits, in one transfer, and hands it out.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub(crate) fn flush(&mut self) -> Result<Vec<StepValues>> {
+        if self.waiting.is_empty() {
+            return Ok(Vec::new());
+        }
+        let tensors = std::mem::take(&mut self.on_device);
+        let values = if let [only] = tensors.as_slice() {
+            read(only)
+        } else if D::READS_ARE_FREE {
+            tensors.iter().flat_map(|tensor| read(tensor)).collect()
+        } else {
+            let stacked = tensors.try_stack().map_err(|error| ModelError::from(error).into_error())?;
+            debug_assert_eq!(stacked.shape().0, self.waiting.iter().map(|step| 1 + step.scalars.len()).sum::<usize>());
+            read(&stacked)
+        };
+        let mut values = values.into_iter().map(f64::from);
+        let mut next = || values.next().unwrap_or(f64::NAN);
+        let mut steps = std::mem::take(&mut self.waiting);
+        for step in &mut steps {
+            step.loss = next();
+            step.scalars.iter_mut().for_each(|(_, value)| *value = next());
+        }
+        self.last_loss = steps.last().map_or(self.last_loss, |step| step.loss);
+        Ok(steps)
+    }
+
+    /// The loss that was read last: NaN before the first.
+    pub(crate) fn last_loss(&self) -> f64 {
+        self.last_loss
+    }
+
+    /// Steps and examples per second since the last call.
+    pub(crate) fn rates(&mut self) -> (f64, f64) {
+        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+        let rates = (self.steps as f64 / seconds, self.examples as f64 / seconds);
+        (self.steps, self.examples, self.since) = (0, 0, Instant::now());
+        rates
+    }
+}
+
+/// The error of a loss that is not a number.
+pub(crate) fn not_finite(values: &StepValues) -> Error {
+    let message = format!("step {}: the loss is {}, expected a finite number", values.step, values.loss);
+    Error::new(ErrorKind::NotFinite, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfdx::tensor::TensorFrom;
+
+    use super::*;
+    use crate::device::{Cpu, DeviceSpec};
+
+    #[test]
+    fn values_come_back_with_their_steps_and_names() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let mut log = TrainingLog::default();
+        log.record(1, 0.1, 8, vec![device.tensor(0.5)], vec![("norm".into(), device.tensor(3.0))]);
+        log.record(2, 0.1, 8, vec![device.tensor(0.25)], vec![]);
+        let steps = log.flush().unwrap();
+        assert_eq!(steps[0].loss, 0.5);
+        assert_eq!(steps[0].scalars, [("norm".to_owned(), 3.0)]);
+        assert_eq!((steps[1].step, steps[1].loss), (2, 0.25));
+        assert_eq!(log.last_loss(), 0.25);
+        assert!(log.flush().unwrap().is_empty());
+    }
+}

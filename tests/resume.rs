@@ -1,0 +1,230 @@
+//! A run that is stopped, saved and restored is the run that was not.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Line, in_dir, points, quiet, train_data};
+use elistimator::prelude::*;
+
+fn inputs() -> Inputs {
+    Inputs::train(train_data().prefetch(2)).validation(points(17).batch(4))
+}
+
+#[test]
+fn resumed_runs_are_bit_identical_at_every_kind_of_stop() {
+    let unbroken_dir = tempfile::tempdir().unwrap();
+    let mut unbroken = in_dir(unbroken_dir.path()).build().unwrap();
+    unbroken.setup(inputs()).unwrap().train_until(50).unwrap();
+    let expected = unbroken.hashes().unwrap();
+
+    // At 0, in the middle of an epoch, at the end of one, in the second.
+    for stop in [0, 1, 7, 20, 33] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut first = in_dir(dir.path()).build().unwrap();
+        first.setup(inputs()).unwrap().train_until(stop).unwrap().save_ckpt().unwrap();
+        drop(first);
+        let mut second = in_dir(dir.path()).resume_or_start().unwrap();
+        assert_eq!(second.global_step(), stop);
+        second.setup(inputs()).unwrap().train_until(50).unwrap();
+        assert_eq!(second.hashes().unwrap(), expected, "stopped at {stop}");
+        assert_eq!(second.epoch(), 2);
+        drop(second);
+
+        let mut third = Elistimator::<Line>::from_disk(dir.path()).unwrap();
+        third.setup(inputs()).unwrap().train_until(50).unwrap();
+        assert_eq!(third.hashes().unwrap(), expected, "from disk at {stop}");
+    }
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    let hashes = |seed| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut estimator = in_dir(dir.path()).seed(seed).build().unwrap();
+        estimator.setup(inputs()).unwrap().train().unwrap();
+        estimator.hashes().unwrap()
+    };
+    assert_ne!(hashes(1), hashes(2));
+    assert_eq!(hashes(1), hashes(1));
+}
+
+#[test]
+fn from_disk_predicts_without_any_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().save_ckpt().unwrap();
+    let x = || Array::new([1, 3], vec![0.5f32, 0.25, -0.5]).unwrap();
+    let expected = estimator.predict([x()]).unwrap();
+    // While the first one still holds the write lock: readers always work.
+    let restored = Elistimator::<Line>::from_disk(dir.path()).unwrap();
+    assert_eq!(restored.predict(inputs! { "x" => x() }).unwrap(), expected);
+    assert_eq!(restored.signature(), estimator.signature());
+    assert_eq!(restored.model(), &Line::default());
+}
+
+#[test]
+fn going_back_to_the_best_and_on_makes_a_new_branch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().validate().unwrap();
+    estimator.save_ckpt().unwrap();
+    estimator.train().unwrap().save_ckpt().unwrap();
+    estimator.restore_ckpt(20).unwrap().set_learning_rate(1e-4).train().unwrap();
+    let branch = estimator.hashes().unwrap();
+    estimator.save_ckpt().unwrap();
+    assert_eq!(estimator.restore_latest().unwrap().hashes().unwrap(), branch);
+    assert_eq!(estimator.learning_rate(), 1e-4, "a fixed learning rate is part of the checkpoint");
+    estimator.restore_ckpt(20).unwrap().train().unwrap();
+    assert_ne!(estimator.hashes().unwrap(), branch);
+}
+
+#[test]
+fn metrics_stick_whether_validated_before_or_after_the_save() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().save_ckpt().unwrap();
+    let after = estimator.validate().unwrap();
+    let before = estimator.train().unwrap().validate().unwrap();
+    estimator.save_ckpt().unwrap();
+    drop(estimator);
+    let estimator = Elistimator::<Line>::from_disk(dir.path()).unwrap();
+    let kept: Vec<_> =
+        estimator.checkpoints().unwrap().iter().map(|info| info.metrics.clone().unwrap()["loss"]).collect();
+    assert_eq!(kept, [after.get("loss").unwrap(), before.get("loss").unwrap()]);
+}
+
+#[test]
+fn a_second_writer_is_locked_out_until_the_first_is_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = in_dir(dir.path()).build().unwrap();
+    first.setup(inputs()).unwrap();
+    let mut second = in_dir(dir.path()).build().unwrap();
+    assert_eq!(second.setup(inputs()).unwrap_err().kind(), ErrorKind::Locked);
+    drop(first);
+    second.setup(inputs()).unwrap();
+}
+
+#[test]
+fn other_settings_are_refused_item_by_item() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().save_ckpt().unwrap();
+    drop(estimator);
+
+    let error = in_dir(dir.path()).seed(4).resume_or_start().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Settings);
+    assert!(error.to_string().contains("seed: was 3, is now 4"), "{error}");
+    in_dir(dir.path()).seed(4).allow(Setting::Seed).resume_or_start().unwrap();
+    let other = Line { learning_rate: 0.01, ..Line::default() };
+    let error = quiet(other.clone()).model_dir(dir.path()).resume_or_start().unwrap_err();
+    assert!(error.to_string().contains("learning_rate"), "{error}");
+
+    let mut estimator = in_dir(dir.path()).resume_or_start().unwrap();
+    let error = estimator.setup(Inputs::train(points(100).shuffle(40).batch(10))).unwrap_err();
+    assert!(error.to_string().contains("batch_size: was 5, is now 10"), "{error}");
+    let new_data = Inputs::train(points(60).batch(10)).continue_with_new_data();
+    estimator.setup(new_data).unwrap().train().unwrap();
+    assert_eq!((estimator.global_step(), estimator.epoch()), (26, 2));
+    assert!(estimator.differences().iter().any(|difference| difference.setting == Setting::BatchSize));
+}
+
+#[test]
+fn a_failed_restore_changes_nothing() {
+    #[derive(Serialize, Deserialize)]
+    struct Wider(Line);
+    impl ModelFn for Wider {
+        type Net = common::LineNet<Cpu>;
+        fn build(&self, device: &Cpu) -> ModelResult<Self::Net> {
+            Ok(common::LineNet {
+                hidden: Linear::builder(3, 9).build(device)?,
+                dropout: Dropout::new(0.2),
+                out: Linear::builder(9, 1).build(device)?,
+            })
+        }
+        fn optimizer(&self) -> OptimizerConfig {
+            ModelFn::<Cpu>::optimizer(&self.0)
+        }
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            f: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
+            self.0.train(net, f, step)
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap();
+    let saved = estimator.save_ckpt().unwrap();
+    drop(estimator);
+    let mut wider = Elistimator::builder(Wider(Line::default()))
+        .model_dir(dir.path())
+        .allow(Setting::HyperParameters)
+        .seed(3)
+        .build()
+        .unwrap();
+    let before = wider.hashes().unwrap();
+    let error = wider.restore_ckpt(&saved).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch);
+    assert!(error.to_string().contains("hidden.weight"), "{error}");
+    assert_eq!(wider.hashes().unwrap(), before);
+    assert_eq!(wider.global_step(), 0);
+}
+
+#[test]
+fn a_hyper_parameter_added_with_a_default_still_loads_old_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    let saved = estimator.save_ckpt().unwrap();
+    let json = std::fs::read_to_string(saved.path.join("hyper_parameters.json")).unwrap();
+    assert!(json.contains("added_later"), "{json}");
+
+    /// The same model before the field was added.
+    #[derive(Serialize, Deserialize)]
+    struct Old {
+        learning_rate: f64,
+    }
+    impl ModelFn for Old {
+        type Net = common::LineNet<Cpu>;
+        fn build(&self, device: &Cpu) -> ModelResult<Self::Net> {
+            Line::default().build(device)
+        }
+        fn optimizer(&self) -> OptimizerConfig {
+            ModelFn::<Cpu>::optimizer(&Line::default())
+        }
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            f: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
+            Line::default().train(net, f, step)
+        }
+    }
+    let old_dir = tempfile::tempdir().unwrap();
+    let mut old = Elistimator::builder(Old { learning_rate: 0.5 }).model_dir(old_dir.path()).build().unwrap();
+    old.save_ckpt().unwrap();
+    let now = Elistimator::<Line>::from_disk(old_dir.path()).unwrap();
+    assert_eq!(now.model(), &Line { learning_rate: 0.5, added_later: 0 });
+}
+
+#[test]
+fn kept_values_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.keep("patience", &(3u32, "epochs")).unwrap().save_ckpt().unwrap();
+    let restored = Elistimator::<Line>::from_disk(dir.path()).unwrap();
+    assert_eq!(restored.kept::<(u32, String)>("patience").unwrap(), Some((3, "epochs".to_owned())));
+    assert_eq!(restored.kept::<u32>("other").unwrap(), None);
+    assert!(restored.kept::<Vec<u32>>("patience").is_err());
+}
+
+#[test]
+fn saving_every_so_many_steps_happens_inside_the_verbs() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).save_every(Every::Steps(6)).max_to_keep(0).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap();
+    let steps: Vec<_> = estimator.checkpoints().unwrap().iter().map(|info| info.step).collect();
+    assert_eq!(steps, [6, 12, 18]);
+}
