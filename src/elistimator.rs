@@ -217,7 +217,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             for (mut gradients, scope) in backward {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
-                self.gradients.recycle(gradients);
+                self.gradients.recycle(gradients, &self.net)?;
             }
             Ok((values, scalars))
         });

@@ -53,6 +53,65 @@ pub enum Targets<'a, D: Device> {
     Dense(&'a Tensor<(usize, usize), D>),
 }
 
+/// The kind of a recurrent layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cell {
+    /// Gates input `i`, forget `f`, cell `g`, output `o`: `c' = σ(f) c + σ(i) tanh(g)`, `h' = σ(o) tanh(c')`.
+    Lstm,
+    /// Gates reset `r`, update `z`, new `n`: `n = tanh(x_n + σ(r) (h_n + bias_hn))`, `h' = (1 - σ(z)) n + σ(z) h`.
+    Gru,
+}
+
+impl Cell {
+    /// How many gates there are.
+    pub fn gates(self) -> usize {
+        match self {
+            Self::Lstm => 4,
+            Self::Gru => 3,
+        }
+    }
+}
+
+/// One direction of a recurrent layer. Gates are `x · weight_ihᵀ + h · weight_hhᵀ + bias`.
+#[derive(Debug, Clone, Copy)]
+pub struct Direction<'a, D: Device> {
+    /// `(gates * hidden, inputs)`.
+    pub weight_ih: &'a Parameter<D>,
+    /// `(gates * hidden, hidden)`.
+    pub weight_hh: &'a Parameter<D>,
+    /// `(gates * hidden)`.
+    pub bias: &'a Parameter<D>,
+    /// `(hidden)`, of a GRU.
+    pub bias_hn: Option<&'a Parameter<D>>,
+    /// Whether it runs from each sequence's end to its start.
+    pub backward: bool,
+}
+
+/// What is known of a recurrent layer's run besides its tensors.
+#[derive(Debug, Clone, Copy)]
+pub struct Recurrence<'a> {
+    /// The kind of layer.
+    pub cell: Cell,
+    /// Units per direction.
+    pub hidden: usize,
+    /// Steps of each sequence, at most the padded length.
+    pub lengths: &'a [usize],
+    /// Whether the input's gradient is wanted.
+    pub input_gradient: bool,
+}
+
+/// `(batch, hidden)`, and the cell of an LSTM.
+pub type State<D> = (Rows<D>, Option<Rows<D>>);
+
+/// What a recurrent layer gives.
+#[derive(Debug)]
+pub struct RecurrentRun<D: Device, T> {
+    /// `(batch, length, directions * hidden)`, zero after a sequence's end.
+    pub outputs: Sequences<D, T>,
+    /// The last state of each direction. The tape of `outputs` covers them.
+    pub states: Vec<State<D>>,
+}
+
 /// dfdx's device with our fused operations; the bodies given here are composed of stock operations and hold on every
 /// device, so that they are the oracle of the faster ones. Sizes have been checked by the layers.
 pub trait Backend:
@@ -160,6 +219,47 @@ pub trait Backend:
     {
         Ok(x.try_sum()?)
     }
+
+    /// The rows of a table `(entries, size)`; that of the padding receives no gradient. Ids have been checked.
+    fn embedding<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        padding: Option<usize>,
+        tape: T,
+    ) -> ModelResult<Rows<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::embedding(weight, ids, padding, tape)
+    }
+
+    /// Sums of rows of a table, each times its factor: `sizes` tells how many ids go into each sum.
+    fn embedding_bag<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        sizes: Vec<usize>,
+        factors: Vec<f32>,
+        tape: T,
+    ) -> ModelResult<Rows<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::embedding_bag(weight, ids, sizes, factors, tape)
+    }
+
+    /// A recurrent layer in one or two directions over `(batch, length, inputs)`. The initial state, if any, is that of the
+    /// first direction.
+    fn recurrent<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        directions: &[Direction<'_, Self>],
+        initial: Option<State<Self>>,
+        recurrence: &Recurrence<'_>,
+    ) -> ModelResult<RecurrentRun<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::recurrent(x, directions, initial, recurrence)
+    }
 }
 
 impl Backend for Cpu {
@@ -225,5 +325,33 @@ impl Backend for Cpu {
         row_weights: &[f32],
     ) -> ModelResult<Tensor<(usize,), Self, T>> {
         cpu::cross_entropy(logits, targets, row_weights)
+    }
+
+    fn embedding<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        padding: Option<usize>,
+        tape: T,
+    ) -> ModelResult<Rows<Self, T>> {
+        cpu::embedding(weight, ids, padding, tape)
+    }
+
+    fn embedding_bag<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        sizes: Vec<usize>,
+        factors: Vec<f32>,
+        tape: T,
+    ) -> ModelResult<Rows<Self, T>> {
+        cpu::embedding_bag(weight, ids, sizes, factors, tape)
+    }
+
+    fn recurrent<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        directions: &[Direction<'_, Self>],
+        initial: Option<State<Self>>,
+        recurrence: &Recurrence<'_>,
+    ) -> ModelResult<RecurrentRun<Self, T>> {
+        cpu::recurrent(x, directions, initial, recurrence)
     }
 }

@@ -10,15 +10,19 @@ mod cpu;
 pub(crate) mod cuda;
 mod dfdx_module;
 mod dropout;
+mod embedding;
 mod flatten;
+mod ids;
 mod init;
 mod layer;
 mod linear;
 mod loss;
+mod mask;
 mod network;
 mod parameter;
 mod pool2d;
 mod random;
+mod recurrent;
 #[doc(hidden)]
 pub mod reference;
 pub(crate) mod variables;
@@ -29,16 +33,22 @@ pub use conv_block::{ConvBlock, ConvBlockBuilder};
 pub use conv2d::{Conv2D, Conv2DBuilder};
 pub use dfdx_module::Dfdx;
 pub use dropout::Dropout;
+pub use embedding::{Bags, Combiner, Embedding, EmbeddingBag, EmbeddingBuilder};
 pub use flatten::{Flatten, FlattenLayer, flatten};
+pub use ids::Ids;
 pub use init::Init;
 pub use layer::Layer;
 pub use linear::{Linear, LinearBuilder};
 pub use loss::sparse_cross_entropy;
+pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub(crate) use parameter::read;
 pub use parameter::{Parameter, host_reads};
 pub use pool2d::{AvgPool2D, GlobalPool2D, MaxPool2D};
 pub use random::RandomStream;
+pub use recurrent::{
+    BiGru, BiLstm, Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, RecurrentState, RecurrentWeights,
+};
 #[doc(hidden)]
 pub use window::Window;
 pub use window::{Padding, Size2};
