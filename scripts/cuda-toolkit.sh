@@ -4,7 +4,7 @@
 # driver of 580 or newer. Safe to run again: it installs nothing where nvcc is already there.
 # Needs root, gcc and python3 with venv.
 #
-#   source scripts/cuda-toolkit.sh        # installs, and exports CUDA_PATH, CUDA_COMPUTE_CAP and PATH
+#   source scripts/cuda-toolkit.sh        # installs, and exports what building and running need
 #
 # CUDA_COMPUTE_CAP (default 90) is the compute capability that dfdx's kernels are built for, without its dot.
 #
@@ -28,11 +28,9 @@ cuda_toolkit_install() (
   wheels=$(echo "$venv"/lib/python3*/site-packages/nvidia/cu13)
   mkdir -p "$root/lib64/stubs"
   for part in include nvvm; do ln -sfn "$wheels/$part" "$root/$part"; done
+  ln -sf "$wheels"/lib/*.so.* "$root/lib64/"
   for lib in cudart nvrtc cublas cublasLt curand; do
-    for versioned in "$wheels/lib/lib$lib".so.*; do
-      ln -sf "$versioned" "$root/lib64/"
-      ln -sf "$versioned" "$root/lib64/lib$lib.so"
-    done
+    for versioned in "$wheels/lib/lib$lib".so.*; do ln -sf "$versioned" "$root/lib64/lib$lib.so"; done
   done
   # Every driver function that the wheel's cuda.h declares, each returning CUDA_ERROR_NO_DEVICE (100).
   { gcc -E -x c "$root/include/cuda.h" | grep -oE '\bcu[A-Z][A-Za-z0-9_]*[[:space:]]*\(' | tr -d ' ('
@@ -59,6 +57,9 @@ cuda_toolkit_shim() {
 if [ -x /usr/local/cuda/bin/nvcc ] || cuda_toolkit_install /usr/local/cuda; then
   export CUDA_PATH=/usr/local/cuda CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" PATH="/usr/local/cuda/bin:$PATH"
   command -v nvidia-smi > /dev/null || cuda_toolkit_shim /usr/local/cuda
+  # To run what was built; the stub of libcuda last, so that a driver's own wins.
+  export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}/usr/local/cuda/lib64"
+  ldconfig -p | grep -q 'libcuda\.so\.1' || export LD_LIBRARY_PATH="$LD_LIBRARY_PATH:/usr/local/cuda/lib64/stubs"
 else
   echo "cuda-toolkit.sh: the CUDA toolkit could not be installed" >&2
   false

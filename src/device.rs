@@ -123,14 +123,22 @@ impl Device for Cuda {
         // dfdx panics when the driver's library or the device is missing, so it is asked for under a guard.
         let opened = crate::unwind::catch(|| Self::try_build(ordinal, seed));
         match opened {
-            Ok(Ok(device)) => Ok(device),
+            Ok(Ok(device)) => {
+                let made = crate::unwind::catch(|| crate::nn::cuda::Context::open(&device));
+                let made = made.unwrap_or_else(|message| Err(crate::ModelError::msg(message)));
+                made.map_err(|error| error.into_error().at(format!("cannot open cuda:{ordinal}")))?;
+                Ok(device)
+            }
             Ok(Err(error)) => Err(Error::new(ErrorKind::Device, format!("cannot open cuda:{ordinal}: {error:?}"))),
             Err(message) => Err(Error::new(ErrorKind::Device, format!("cannot open cuda:{ordinal}: {message}"))),
         }
     }
 
     fn name(&self) -> String {
-        "cuda".into()
+        match crate::nn::cuda::Context::open(self) {
+            Ok(context) => format!("cuda:{}", context.ordinal()),
+            Err(_) => "cuda".into(),
+        }
     }
 }
 

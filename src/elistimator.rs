@@ -157,6 +157,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             Until::Step(step) => (Some(step.saturating_sub(self.global_step)), 0),
             Until::Time(_) => (None, 0),
         };
+        self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
@@ -222,7 +223,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             for (mut gradients, scope) in backward {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
-                self.gradients.recycle(gradients);
+                self.gradients.recycle(gradients, &self.net)?;
             }
             Ok((values, scalars))
         });

@@ -5,12 +5,8 @@ use dfdx::optim::UnusedTensors;
 use crate::nn::{Gradients, Network, Part, Visitor};
 use crate::{Device, ModelResult};
 
-/// Zeroes one parameter's gradient, allocating it if needed.
-type Zero<D> = Box<dyn Fn(&mut Gradients<D>) -> ModelResult<()> + Send + Sync>;
-
 /// Keeps the gradient buffers of finished steps: a fresh allocation of a large one costs page faults in every step.
 pub(crate) struct GradientPool<D: Device> {
-    zeros: Vec<Zero<D>>,
     leaves: UnusedTensors,
     spare: Vec<Gradients<D>>,
 }
@@ -18,42 +14,59 @@ pub(crate) struct GradientPool<D: Device> {
 impl<D: Device> GradientPool<D> {
     /// For the trainable parameters of this network, as they are now.
     pub(crate) fn new<N: Network<D>>(net: &N) -> ModelResult<Self> {
-        let mut zeros: Vec<Zero<D>> = Vec::new();
-        let mut leaves = UnusedTensors::default();
+        let mut pool = Self { leaves: trainable(net)?, spare: Vec::new() };
+        pool.recycle(Gradients::leaky(), net)?;
+        Ok(pool)
+    }
+
+    /// Follows parameters that were frozen or set free since.
+    pub(crate) fn refresh<N: Network<D>>(&mut self, net: &N) -> ModelResult<()> {
+        if trainable(net)?.ids != self.leaves.ids {
+            *self = Self::new(net)?;
+        }
+        Ok(())
+    }
+
+    /// Gradients that are zero for every trainable parameter; those that it does not hold yet are zero when asked for.
+    pub(crate) fn take(&mut self) -> ModelResult<Gradients<D>> {
+        let mut gradients = self.spare.pop().unwrap_or_else(Gradients::leaky);
+        gradients.retain_leafs(&self.leaves.ids);
+        Ok(gradients)
+    }
+
+    /// Takes back what a backward pass over this network returned, and zeroes it.
+    pub(crate) fn recycle<N: Network<D>>(&mut self, mut gradients: Gradients<D>, net: &N) -> ModelResult<()> {
         net.visit(&mut Visitor::new(&mut |_, part| {
             if let Part::Parameter(parameter) = part
                 && parameter.is_trainable()
             {
                 let tensor = parameter.identity();
-                leaves.add(&tensor);
-                let device = tensor.device().clone();
-                // The ghost has the parameter's identity without its storage: holding that would make every update copy it.
-                let ghost = tensor.ghost();
-                zeros.push(Box::new(move |gradients| {
-                    Ok(device.try_fill_with_zeros(gradients.get_or_alloc_mut(&ghost)?)?)
-                }));
+                let zeroed = gradients.get_or_alloc_mut(&tensor)?;
+                tensor.device().try_fill_with_zeros(zeroed)?;
             }
             Ok(())
         }))?;
-        Ok(Self { zeros, leaves, spare: Vec::new() })
-    }
-
-    /// Gradients that are zero for every trainable parameter.
-    pub(crate) fn take(&mut self) -> ModelResult<Gradients<D>> {
-        let mut gradients = self.spare.pop().unwrap_or_else(Gradients::leaky);
-        self.zeros.iter().try_for_each(|zero| zero(&mut gradients))?;
-        gradients.retain_leafs(&self.leaves.ids);
-        Ok(gradients)
-    }
-
-    /// Takes back what a backward pass returned.
-    pub(crate) fn recycle(&mut self, gradients: Gradients<D>) {
         self.spare.push(gradients);
+        Ok(())
     }
+}
+
+/// The parameters that gradients are kept for.
+fn trainable<D: Device, N: Network<D>>(net: &N) -> ModelResult<UnusedTensors> {
+    let mut leaves = UnusedTensors::default();
+    net.visit(&mut Visitor::new(&mut |_, part| {
+        if let Part::Parameter(parameter) = part
+            && parameter.is_trainable()
+        {
+            leaves.add(&parameter.identity());
+        }
+        Ok(())
+    }))?;
+    Ok(leaves)
 }
 
 impl<D: Device> std::fmt::Debug for GradientPool<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "GradientPool of {} parameters", self.zeros.len())
+        write!(f, "GradientPool of {} parameters", self.leaves.ids.len())
     }
 }

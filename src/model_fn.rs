@@ -17,7 +17,7 @@ use crate::{Device, Error, ErrorKind, Features, ModelResult};
 /// `build`, `optimizer` and `train` are required; `evaluate` and `predict` when the verbs of that name are used.
 pub trait ModelFn<D: Device = Cpu>: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The network; [`network!`](crate::network) makes one from named fields.
-    type Net: Network<D> + Send;
+    type Net: Network<D>;
 
     /// Makes the network with its initial weights, which come from the device's generator and so from the run's seed.
     ///

@@ -1,9 +1,8 @@
 //! The operations that a device brings beyond dfdx's own. Not public: it seals [`crate::Device`].
 
 use dfdx::shapes::Shape;
-#[cfg(feature = "cuda")]
-use dfdx::tensor::Cuda;
 use dfdx::tensor::{Cpu, NoneTape, Tape};
+use dfdx::tensor_ops::SumTo;
 
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor, cpu, reference};
@@ -144,7 +143,8 @@ pub struct Transitions<'a, D: Device> {
 /// dfdx's device with our fused operations; the bodies given here are composed of stock operations and hold on every
 /// device, so that they are the oracle of the faster ones. Sizes have been checked by the layers.
 pub trait Backend:
-    dfdx::tensor_ops::Device<f32> + dfdx::tensor::HasErr<Err: Send + Sync + 'static> + Send + Sync + 'static
+    // No `Send`: dfdx's handle of a CUDA device holds the raw pointer of a stream.
+    dfdx::tensor_ops::Device<f32> + dfdx::tensor::HasErr<Err: Send + Sync + 'static> + 'static
 {
     /// Whether reading a value from the device costs nothing.
     const READS_ARE_FREE: bool = false;
@@ -238,6 +238,14 @@ pub trait Backend:
         Self: Device,
     {
         reference::cross_entropy(logits, targets, row_weights)
+    }
+
+    /// The sum of all values, in the same order every time.
+    fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>>
+    where
+        Self: Device,
+    {
+        Ok(x.try_sum()?)
     }
 
     /// The rows of a table `(entries, size)`; that of the padding receives no gradient. Ids have been checked.
@@ -467,6 +475,3 @@ impl Backend for Cpu {
         cpu::crf(emissions, transitions, tags, lengths)
     }
 }
-
-#[cfg(feature = "cuda")]
-impl Backend for Cuda {}

@@ -113,7 +113,7 @@ impl CrossEntropy {
             Some(classes) => labels.iter().zip(&weights).map(|(label, weight)| classes[*label] * weight).sum(),
             None => weights.iter().sum(),
         };
-        Ok(self.sparse_rows(logits, &labels, &normalized(weights, total))?.try_sum::<(), _>()?)
+        D::sum(self.sparse_rows(logits, &labels, &normalized(weights, total))?)
     }
 
     /// The loss of each example times its weight: `(examples)`.
@@ -153,7 +153,7 @@ impl CrossEntropy {
         let logits = logits.into_rows()?;
         let weights = self.check(logits.shape())?;
         let total = weights.iter().sum();
-        Ok(self.dense_rows(logits, targets.into_rows()?, &normalized(weights, total))?.try_sum::<(), _>()?)
+        D::sum(self.dense_rows(logits, targets.into_rows()?, &normalized(weights, total))?)
     }
 
     /// The loss of each example times its weight: `(examples)`.

@@ -9,6 +9,8 @@ mod conv2d;
 mod conv_block;
 mod cpu;
 mod crf;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod dfdx_module;
 mod dropout;
 mod embedding;

@@ -1,0 +1,78 @@
+//! Which operation is made how on CUDA devices.
+
+use dfdx::shapes::Shape;
+use dfdx::tensor::{Cuda, Tape};
+
+use super::{convolution, elementwise, linear, loss, pool};
+use crate::ModelResult;
+use crate::nn::backend::{Backend, Convolution, Pooling, Targets};
+use crate::nn::window::WindowOver;
+use crate::nn::{Activation, Parameter, Tensor};
+
+impl Backend for Cuda {
+    fn activation<S: Shape, T: Tape<f32, Self>>(
+        x: Tensor<S, Self, T>,
+        activation: Activation,
+    ) -> ModelResult<Tensor<S, Self, T>> {
+        elementwise::activation(x, activation)
+    }
+
+    fn linear<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize), Self, T>,
+        weight: &Parameter<Self>,
+        bias: Option<&Parameter<Self>>,
+        activation: Activation,
+        input_gradient: bool,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        linear::linear(x, weight, bias, activation, input_gradient)
+    }
+
+    fn dropout<S: Shape, T: Tape<f32, Self>>(
+        x: Tensor<S, Self, T>,
+        key: u64,
+        threshold: u32,
+        scale: f32,
+    ) -> ModelResult<Tensor<S, Self, T>> {
+        elementwise::dropout(x, key, threshold, scale)
+    }
+
+    fn conv2d<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize, usize, usize), Self, T>,
+        weight: &Parameter<Self>,
+        bias: Option<&Parameter<Self>>,
+        convolution: &Convolution,
+        activation: Activation,
+    ) -> ModelResult<Tensor<(usize, usize, usize, usize), Self, T>> {
+        convolution::conv2d(x, weight, bias, convolution, activation)
+    }
+
+    fn conv_block<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize, usize, usize), Self, T>,
+        weight: &Parameter<Self>,
+        bias: Option<&Parameter<Self>>,
+        convolution: &Convolution,
+        pool: (usize, usize),
+    ) -> ModelResult<Tensor<(usize, usize, usize, usize), Self, T>> {
+        convolution::conv_block(x, weight, bias, convolution, pool)
+    }
+
+    fn pool2d<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize, usize, usize), Self, T>,
+        window: &WindowOver,
+        pooling: Pooling,
+    ) -> ModelResult<Tensor<(usize, usize, usize, usize), Self, T>> {
+        pool::pool2d(x, window, pooling)
+    }
+
+    fn cross_entropy<T: Tape<f32, Self>>(
+        logits: Tensor<(usize, usize), Self, T>,
+        targets: Targets<'_, Self>,
+        row_weights: &[f32],
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        loss::cross_entropy(logits, targets, row_weights)
+    }
+
+    fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
+        elementwise::sum(x)
+    }
+}

@@ -1,0 +1,21 @@
+//! The operations on CUDA devices: kernels of our own for what would take many launches when composed of dfdx's operations,
+//! and cuBLAS for matrix products. dfdx's backend keeps tensors, gradients and everything else; what is done here runs in
+//! order with it, since both use the device's default stream.
+#![allow(unsafe_code)] // launching kernels and calling cuBLAS is unsafe: this folder alone does it, and says why it is sound
+
+mod backend;
+mod blas;
+mod context;
+mod convolution;
+mod elementwise;
+mod linear;
+mod loss;
+mod module;
+mod pointer;
+mod pool;
+mod record;
+
+pub(crate) use context::Context;
+
+/// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
+type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;

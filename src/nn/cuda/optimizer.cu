@@ -1,0 +1,62 @@
+// Updates of many tensors in one launch. The table of tensors is an argument by value, so that nothing is copied to the
+// device for it.
+
+#define MOST_TENSORS 48
+
+struct Tensors {
+  float *parameter[MOST_TENSORS];
+  const float *gradient[MOST_TENSORS];
+  float *first[MOST_TENSORS];  // velocity, or first moment
+  float *second[MOST_TENSORS]; // second moment
+  u64 length[MOST_TENSORS];
+  u32 end[MOST_TENSORS]; // the blocks of tensor k are those before end[k] that are not of tensor k - 1
+  u32 count;
+};
+
+// Which tensor and which element a thread works on; says whether there is one.
+DEVICE bool own(const Tensors &t, u32 *tensor, u64 *at) {
+  u32 k = 0;
+  while (k < t.count && blockIdx.x >= t.end[k]) ++k;
+  if (k == t.count) return false;
+  *tensor = k;
+  *at = (u64)(blockIdx.x - (k ? t.end[k - 1] : 0)) * blockDim.x + threadIdx.x;
+  return *at < t.length[k];
+}
+
+// v = momentum * v + g, p -= rate * v; or with Nesterov's p -= rate * (g + momentum * v). `first` may be null where the
+// momentum is 0. Weight decay is L2 (added to the gradient) or decoupled.
+KERNEL(sgd_update, Tensors t, float rate, float momentum, u32 nesterov, float l2, float decoupled) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i];
+      const float g = t.gradient[k][i] + l2 * p;
+      float update = g;
+      if (momentum != 0.0f) {
+        const float v = momentum * t.first[k][i] + g;
+        t.first[k][i] = v;
+        update = nesterov ? g + momentum * v : v;
+      }
+      t.parameter[k][i] = p - rate * (update + decoupled * p);
+    }
+  }
+}
+
+// Adam (Kingma and Ba 2015): the corrections are 1 - beta^step.
+KERNEL(adam_update, Tensors t, float rate, float beta1, float beta2, float epsilon, float correction1, float correction2,
+       float l2, float decoupled) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i];
+      const float g = t.gradient[k][i] + l2 * p;
+      const float m = beta1 * t.first[k][i] + (1.0f - beta1) * g;
+      const float v = beta2 * t.second[k][i] + (1.0f - beta2) * g * g;
+      t.first[k][i] = m;
+      t.second[k][i] = v;
+      t.parameter[k][i] = p - rate * ((m / correction1) / (sqrtf(v / correction2) + epsilon) + decoupled * p);
+    }
+  }
+}

@@ -1,0 +1,152 @@
+// A double of the CUDA driver and of cuBLAS for machines without a GPU, to be preloaded before both: device memory is host
+// memory, our kernels (and those of dfdx that a training step needs) run as loops, matrix products are loops, and every
+// call that matters is logged. dfdx's host code and ours run as they are, so tests can compare results with the CPU's, and
+// count launches, copies and waits.
+//
+// DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
+// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free and sync.
+#include "shim.h"
+#include "kernels.h"
+
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <fcntl.h>
+#include <mutex>
+#include <unistd.h>
+
+static void note(const char *format, ...) {
+  static int file = [] {
+    const char *path = getenv("DRIVER_LOG");
+    return path ? open(path, O_WRONLY | O_APPEND | O_CREAT, 0644) : -1;
+  }();
+  if (file < 0) return;
+  char line[256];
+  va_list arguments;
+  va_start(arguments, format);
+  const int length = vsnprintf(line, sizeof line, format, arguments);
+  va_end(arguments);
+  if (write(file, line, length) != length) abort();
+}
+
+// dfdx's kernel for one parameter, as its sgd.cu has it.
+struct SgdConfig {
+  double rate;
+  int momentum_type;
+  double momentum;
+  int decay_type;
+  double decay;
+};
+
+KERNEL(sgd_update_f32, SgdConfig s, u64 count, float *parameter, float *velocity, const float *gradient) {
+  PHASE {
+    for (u64 i = element(); i < count; i += blockDim.x * gridDim.x) {
+      const float rate = s.rate, momentum = s.momentum, decay = s.decay, p = parameter[i];
+      float g = gradient[i];
+      if (s.decay_type == 1) g += decay * p;
+      float v = velocity[i];
+      if (s.momentum_type == 1) {
+        v = g + momentum * v;
+        g = v * rate;
+      } else if (s.momentum_type == 2) {
+        v = g + momentum * v;
+        g = (g + momentum * v) * rate;
+      } else {
+        g *= rate;
+      }
+      if (s.decay_type == 2) g += decay * rate * p;
+      velocity[i] = v;
+      parameter[i] = p - g;
+    }
+  }
+}
+
+extern "C" {
+// device, context, streams, events
+int cuInit(unsigned) { return 0; }
+int cuDeviceGet(int *device, int) { return *device = 0; }
+int cuDeviceGetCount(int *count) { return *count = 1, 0; }
+int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
+int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, 0; }
+int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxSetCurrent(void *) { return 0; }
+int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
+int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)3, 0; }
+int cuStreamDestroy_v2(void *) { return 0; }
+int cuStreamSynchronize(void *) { return note("sync\n"), 0; }
+int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
+int cuEventCreate(void **event, unsigned) { return *event = (void *)2, 0; }
+int cuEventDestroy_v2(void *) { return 0; }
+int cuEventRecord(void *, void *) { return 0; }
+
+// memory: new memory is full of NaNs, so that what is read before it is written shows
+int cuMemAllocAsync(u64 *p, size_t n, void *) {
+  char *memory = (char *)malloc(n ? n : 1);
+  memset(memory, 0xff, n);
+  *p = (u64)memory;
+  return note("alloc %zu\n", n), 0;
+}
+int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
+int cuMemFreeAsync(u64 p, void *) { return free((void *)p), note("free\n"), 0; }
+int cuMemFree_v2(u64 p) { return cuMemFreeAsync(p, 0); }
+int cuMemsetD8Async(u64 p, u8 value, size_t n, void *) { return memset((void *)p, value, n), note("memset %zu\n", n), 0; }
+int cuMemsetD8_v2(u64 p, u8 value, size_t n) { return cuMemsetD8Async(p, value, n, 0); }
+int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *) {
+  return memcpy((void *)to, from, n), note("h2d %zu\n", n), 0;
+}
+int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) { return cuMemcpyHtoDAsync_v2(to, from, n, 0); }
+int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
+  return memcpy(to, (void *)from, n), note("d2h %zu\n", n), 0;
+}
+int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, 0); }
+int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void *) {
+  return memcpy((void *)to, (void *)from, n), note("d2d %zu\n", n), 0;
+}
+int cuMemcpyDtoD_v2(u64 to, u64 from, size_t n) { return cuMemcpyDtoDAsync_v2(to, from, n, 0); }
+
+// modules and launches
+int cuModuleLoadData(void **module, const void *) { return *module = (void *)4, 0; }
+int cuModuleLoad(void **module, const char *) { return *module = (void *)4, 0; }
+int cuModuleUnload(void *) { return 0; }
+int cuModuleGetFunction(void **function, void *, const char *name) { return *function = strdup(name), 0; }
+int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned bx, unsigned, unsigned, unsigned, void *,
+                   void **arguments, void **) {
+  static std::mutex one_at_a_time;
+  const std::lock_guard<std::mutex> lock(one_at_a_time);
+  const char *name = (const char *)function;
+  // What a real device refuses.
+  if (gx == 0 || gy == 0 || gy > 65535 || bx == 0 || bx > 1024) return 1;
+  if (!strcmp(name, "probe") && getenv("DRIVER_BREAK_PROBE")) return 0;
+  const bool known = run_kernel(name, {gx, gy, 1}, {bx, 1, 1}, arguments);
+  note("launch %s%s\n", name, known ? "" : " (not run)");
+  return 0;
+}
+
+// cuBLAS, column-major
+int cublasCreate_v2(void **handle) { return *handle = (void *)5, 0; }
+int cublasDestroy_v2(void *) { return 0; }
+int cublasSetStream_v2(void *, void *) { return 0; }
+static void multiply(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
+                     float beta, float *c, int ldc) {
+  for (int j = 0; j < n; ++j)
+    for (int i = 0; i < m; ++i) {
+      double sum = 0;
+      for (int l = 0; l < k; ++l)
+        sum += (double)a[ta ? l + (size_t)i * lda : i + (size_t)l * lda] * b[tb ? j + (size_t)l * ldb : l + (size_t)j * ldb];
+      float &to = c[i + (size_t)j * ldc];
+      to = alpha * (float)sum + (beta == 0.0f ? 0.0f : beta * to);
+    }
+}
+int cublasSgemm_v2(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda, const float *b,
+                   int ldb, const float *beta, float *c, int ldc) {
+  multiply(ta, tb, m, n, k, *alpha, a, lda, b, ldb, *beta, c, ldc);
+  return note("gemm %d %d %d\n", m, n, k), 0;
+}
+int cublasSgemmStridedBatched(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda,
+                              long long step_a, const float *b, int ldb, long long step_b, const float *beta, float *c,
+                              int ldc, long long step_c, int batch) {
+  for (int i = 0; i < batch; ++i)
+    multiply(ta, tb, m, n, k, *alpha, a + i * step_a, lda, b + i * step_b, ldb, *beta, c + i * step_c, ldc);
+  return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
+}
+}

@@ -1,0 +1,873 @@
+//! The CUDA kernels, compiled for the host, against plain formulas in double precision. Each launch is made twice, with
+//! the threads of a block in ascending and in descending order, and must give the same bits; the compiler's address and
+//! undefined-behaviour checks watch every access. Skipped, with a line that says so, where there is no g++.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cuda_host;
+
+use cuda_host::{Argument as A, Host, numbers, struct_of};
+use elistimator::nn::RandomStream;
+
+/// Asserts that all values agree to 1e-5 of the largest magnitude, or 1e-5 below 1.
+#[track_caller]
+fn assert_close(what: &str, got: &[f32], want: &[f64]) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let scale = want.iter().fold(1.0f64, |scale, x| scale.max(x.abs()));
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        assert!((f64::from(*got) - want).abs() <= 1e-5 * scale, "{what}: element {i} is {got}, expected {want}");
+    }
+}
+
+/// The gradient of `f` by central differences.
+fn differences(x: &[f32], f: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let mut x = x.iter().map(|x| f64::from(*x)).collect::<Vec<_>>();
+    (0..x.len())
+        .map(|i| {
+            let (middle, h) = (x[i], 1e-5);
+            x[i] = middle + h;
+            let above = f(&x);
+            x[i] = middle - h;
+            let below = f(&x);
+            x[i] = middle;
+            (above - below) / (2.0 * h)
+        })
+        .collect()
+}
+
+fn dot(a: &[f64], b: &[f32]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * f64::from(*b)).sum()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|x| f64::from(*x)).collect()
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// The error function by its Taylor series, exact enough for |x| < 4.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..80 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+const SLOPE: f32 = 0.1;
+
+fn activate(kind: u32, x: f64) -> f64 {
+    match kind {
+        1 => x.max(0.0),
+        2 => x.max(0.0) + f64::from(SLOPE) * x.min(0.0),
+        3 => sigmoid(x),
+        4 => x.tanh(),
+        5 => 0.5 * x * (1.0 + erf(x / 2.0f64.sqrt())),
+        6 => x * sigmoid(x),
+        _ => x,
+    }
+}
+
+const KINDS: u32 = 7;
+/// From this kind on the derivative is computed from the input.
+const FROM_INPUT: u32 = 5;
+
+#[test]
+fn activations() {
+    let Some(mut host) = Host::start() else { return };
+    let n = 700;
+    let x = numbers(1, n);
+    let dy = numbers(2, n);
+    for kind in 0..KINDS {
+        let y = vec![f32::NAN; n];
+        let out = host.launch(
+            "activation",
+            (3, 1),
+            256,
+            &[A::F32(&y), A::F32(&x), A::u32(kind), A::f32(SLOPE), A::u64(n as u64)],
+        );
+        let y = out[0].f32();
+        assert_close("y", &y, &x.iter().map(|x| activate(kind, f64::from(*x))).collect::<Vec<_>>());
+        let known = if kind < FROM_INPUT { &y } else { &x };
+        let dx = vec![1.0; n];
+        let out = host.launch(
+            "activation_backward",
+            (3, 1),
+            256,
+            &[A::F32(&dx), A::F32(&dy), A::F32(known), A::u32(kind), A::f32(SLOPE), A::u64(n as u64)],
+        );
+        let loss = |x: &[f64]| dot(&x.iter().map(|x| activate(kind, *x)).collect::<Vec<_>>(), &dy);
+        let want = differences(&x, loss).iter().map(|g| 1.0 + g).collect::<Vec<_>>();
+        assert_close("dx", &out[0].f32(), &want);
+    }
+}
+
+#[test]
+fn a_relu_lets_nan_through() {
+    let Some(mut host) = Host::start() else { return };
+    let out = host.launch(
+        "activation",
+        (1, 1),
+        32,
+        &[A::F32(&[0.0]), A::F32(&[f32::NAN]), A::u32(1), A::f32(0.0), A::u64(1)],
+    );
+    assert!(out[0].f32()[0].is_nan());
+}
+
+#[test]
+fn bias_and_activation() {
+    let Some(mut host) = Host::start() else { return };
+    // Columns beyond one block, rows beyond one chunk, neither a multiple of anything.
+    let (rows, columns, rows_per_block) = (45, 70, 20);
+    let n = rows * columns;
+    let (z, bias, dy) = (numbers(1, n), numbers(2, columns), numbers(3, n));
+    let sum = |i: usize| f64::from(z[i]) + f64::from(bias[i % columns]);
+    for kind in 0..KINDS {
+        // In place, as the operations do it.
+        let before = vec![0.0; n];
+        let before = if kind < FROM_INPUT { A::Null } else { A::F32(&before) };
+        let arguments = [
+            A::F32(&z),
+            A::Same(0),
+            A::F32(&bias),
+            before,
+            A::u32(kind),
+            A::f32(SLOPE),
+            A::u64(n as u64),
+            A::u32(columns as u32),
+        ];
+        let out = host.launch("bias_activation", ((n as u32).div_ceil(128), 1), 128, &arguments);
+        let y = out[0].f32();
+        assert_close("y", &y, &(0..n).map(|i| activate(kind, sum(i))).collect::<Vec<_>>());
+        let known = if kind < FROM_INPUT { y } else { out[2].f32() };
+        let chunks = rows.div_ceil(rows_per_block);
+        let out = host.launch(
+            "bias_activation_backward",
+            (columns.div_ceil(32) as u32, chunks as u32),
+            256,
+            &[
+                A::F32(&vec![f32::NAN; n]),
+                A::F32(&vec![f32::NAN; chunks * columns]),
+                A::F32(&dy),
+                A::F32(&known),
+                A::u32(kind),
+                A::f32(SLOPE),
+                A::u32(rows as u32),
+                A::u32(columns as u32),
+                A::u32(rows_per_block as u32),
+                A::u32(0),
+            ],
+        );
+        let dz = (0..n)
+            .map(|i| {
+                let derivative = differences(&[sum(i) as f32], |x| activate(kind, x[0]))[0];
+                f64::from(dy[i]) * derivative
+            })
+            .collect::<Vec<_>>();
+        assert_close("dz", &out[0].f32(), &dz);
+        let partial = out[1].f32();
+        let out = host.launch(
+            "column_sums",
+            (columns.div_ceil(32) as u32, 1),
+            64,
+            &[
+                A::F32(&vec![1.0; columns]),
+                A::F32(&partial),
+                A::u32(chunks as u32),
+                A::u32(columns as u32),
+                A::u32(chunks as u32),
+                A::u32(1),
+            ],
+        );
+        let want = (0..columns).map(|c| 1.0 + (0..rows).map(|r| dz[r * columns + c]).sum::<f64>()).collect::<Vec<_>>();
+        assert_close("db", &out[0].f32(), &want);
+    }
+}
+
+#[test]
+fn sums_of_rows() {
+    let Some(mut host) = Host::start() else { return };
+    let x = numbers(1, 3 * 1000);
+    let out = host.launch("row_sums", (3, 1), 256, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&x), A::u32(1000)]);
+    let sum = |row: usize| (row + 1) as f64 + wide(&x[row * 1000..][..1000]).iter().sum::<f64>();
+    assert_close("sums", &out[0].f32(), &[sum(0), sum(1), sum(2)]);
+}
+
+#[test]
+fn a_gradient_for_all() {
+    let Some(mut host) = Host::start() else { return };
+    let out = host.launch("sum_backward", (1, 1), 32, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&[0.5]), A::u64(3)]);
+    assert_eq!(out[0].f32(), [1.5, 2.5, 3.5]);
+}
+
+#[test]
+fn dropout_draws_what_the_cpu_draws() {
+    let Some(mut host) = Host::start() else { return };
+    let (n, key, threshold, scale) = (1000, 0x0123_4567_89ab_cdef, 0x6000_0000, 1.6);
+    let x = numbers(1, n);
+    let dropped = |i: usize| {
+        let kept = RandomStream::bits(key, i as u64) >= threshold;
+        if kept { f64::from(scale) * f64::from(x[i]) } else { 0.0 }
+    };
+    for accumulate in [0, 1] {
+        let y = vec![0.5; n];
+        let out = host.launch(
+            "dropout",
+            (4, 1),
+            256,
+            &[
+                A::F32(&y),
+                A::F32(&x),
+                A::u64(key),
+                A::u32(threshold),
+                A::f32(scale),
+                A::u32(accumulate),
+                A::u64(n as u64),
+            ],
+        );
+        let want = (0..n).map(|i| 0.5 * f64::from(accumulate) + dropped(i)).collect::<Vec<_>>();
+        assert_close("y", &out[0].f32(), &want);
+    }
+    let kept = (0..n).filter(|i| dropped(*i) != 0.0).count();
+    assert!((580..670).contains(&kept), "{kept} of 1000 kept at a probability of 0.625");
+}
+
+/// A window as the kernels take it.
+#[derive(Clone, Copy)]
+struct Window {
+    batch: usize,
+    channels: usize,
+    size: (usize, usize),
+    kernel: (usize, usize),
+    stride: (usize, usize),
+    dilation: (usize, usize),
+    pad: (usize, usize),
+    out: (usize, usize),
+}
+
+const WINDOWS: [Window; 4] = [
+    // "same" 5x5
+    Window {
+        batch: 3,
+        channels: 2,
+        size: (7, 6),
+        kernel: (5, 5),
+        stride: (1, 1),
+        dilation: (1, 1),
+        pad: (2, 2),
+        out: (7, 6),
+    },
+    // stride with rows left over
+    Window {
+        batch: 2,
+        channels: 3,
+        size: (8, 9),
+        kernel: (3, 2),
+        stride: (2, 3),
+        dilation: (1, 1),
+        pad: (0, 1),
+        out: (3, 3),
+    },
+    // dilation, more padding below and to the right than above
+    Window {
+        batch: 2,
+        channels: 1,
+        size: (6, 5),
+        kernel: (2, 3),
+        stride: (1, 2),
+        dilation: (3, 2),
+        pad: (1, 0),
+        out: (6, 2),
+    },
+    // windows that lie in the padding altogether
+    Window {
+        batch: 1,
+        channels: 2,
+        size: (3, 3),
+        kernel: (2, 2),
+        stride: (2, 2),
+        dilation: (1, 1),
+        pad: (2, 2),
+        out: (3, 3),
+    },
+];
+
+impl Window {
+    fn argument(&self) -> A<'static> {
+        let w = self;
+        let fields = [w.batch, w.channels, w.size.0, w.size.1, w.kernel.0, w.kernel.1, w.stride.0, w.stride.1];
+        let more = [w.dilation.0, w.dilation.1, w.pad.0, w.pad.1, w.out.0, w.out.1];
+        A::Value(fields.iter().chain(&more).flat_map(|n| (*n as u32).to_ne_bytes()).collect())
+    }
+
+    fn inputs(&self) -> usize {
+        self.batch * self.channels * self.size.0 * self.size.1
+    }
+
+    fn outputs(&self) -> usize {
+        self.batch * self.channels * self.out.0 * self.out.1
+    }
+
+    /// The pixel of the plane that cell (i, j) of the window at (y, x) sees.
+    fn pixel(&self, y: usize, x: usize, i: usize, j: usize) -> Option<usize> {
+        let row = (y * self.stride.0 + i * self.dilation.0).checked_sub(self.pad.0)?;
+        let column = (x * self.stride.1 + j * self.dilation.1).checked_sub(self.pad.1)?;
+        (row < self.size.0 && column < self.size.1).then_some(row * self.size.1 + column)
+    }
+
+    /// The columns' matrix.
+    fn columns(&self, x: &[f64]) -> Vec<f64> {
+        let plane = self.size.0 * self.size.1;
+        let mut columns = Vec::new();
+        for channel in 0..self.channels {
+            for (i, j) in cells(self.kernel) {
+                for image in 0..self.batch {
+                    for (out_y, out_x) in cells(self.out) {
+                        let pixel = self.pixel(out_y, out_x, i, j);
+                        columns.push(pixel.map_or(0.0, |p| x[(image * self.channels + channel) * plane + p]));
+                    }
+                }
+            }
+        }
+        columns
+    }
+
+    /// The pool of every window of every plane.
+    fn pool(&self, x: &[f64], pool: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+        let mut y = Vec::new();
+        for plane in x.chunks(self.size.0 * self.size.1) {
+            for (out_y, out_x) in cells(self.out) {
+                let seen = cells(self.kernel).filter_map(|(i, j)| self.pixel(out_y, out_x, i, j)).map(|p| plane[p]);
+                y.push(pool(&seen.collect::<Vec<_>>()));
+            }
+        }
+        y
+    }
+}
+
+fn cells((height, width): (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
+    (0..height).flat_map(move |y| (0..width).map(move |x| (y, x)))
+}
+
+#[test]
+fn columns_of_images_and_back() {
+    let Some(mut host) = Host::start() else { return };
+    for w in WINDOWS {
+        let x = numbers(1, w.inputs());
+        let want = w.columns(&wide(&x));
+        let count = (w.batch * w.out.0 * w.out.1) as u32;
+        // Fewer rows of blocks than rows of the matrix: each goes on to the next.
+        let grid = (count.div_ceil(32), 3);
+        let out = host.launch("im2col", grid, 32, &[A::F32(&vec![f32::NAN; want.len()]), A::F32(&x), w.argument()]);
+        assert_close("columns", &out[0].f32(), &want);
+        // Linear, so its adjoint is the gradient of its product with anything.
+        let dcolumns = numbers(2, want.len());
+        let grid = (((w.size.0 * w.size.1) as u32).div_ceil(32), 2);
+        let out = host.launch("col2im", grid, 32, &[A::F32(&vec![1.0; x.len()]), A::F32(&dcolumns), w.argument()]);
+        let want = differences(&x, |x| dot(&w.columns(x), &dcolumns)).iter().map(|g| 1.0 + g).collect::<Vec<_>>();
+        assert_close("dx", &out[0].f32(), &want);
+    }
+}
+
+#[test]
+fn outputs_of_convolutions() {
+    let Some(mut host) = Host::start() else { return };
+    let (batch, channels, pixels) = (3, 5, 14);
+    let n = batch * channels * pixels;
+    let (z, bias, dy) = (numbers(1, n), numbers(2, channels), numbers(3, n));
+    // Element (b, c, p) of y comes from (c, b, p) of z.
+    let from = |i: usize| {
+        let (b, c, p) = (i / (channels * pixels), i / pixels % channels, i % pixels);
+        (c * batch + b) * pixels + p
+    };
+    for kind in 0..KINDS {
+        let before = vec![0.0; n];
+        let before = if kind < FROM_INPUT { A::Null } else { A::F32(&before) };
+        let sizes = [A::u32(batch as u32), A::u32(channels as u32), A::u32(pixels as u32)];
+        let [b, c, p] = &sizes;
+        let out = host.launch(
+            "convolution_output",
+            (2, 2),
+            32,
+            &[
+                A::F32(&vec![f32::NAN; n]),
+                A::F32(&z),
+                A::F32(&bias),
+                before,
+                A::u32(kind),
+                A::f32(SLOPE),
+                b.clone(),
+                c.clone(),
+                p.clone(),
+            ],
+        );
+        let y = out[0].f32();
+        let sum = |i: usize| f64::from(z[from(i)]) + f64::from(bias[i / pixels % channels]);
+        assert_close("y", &y, &(0..n).map(|i| activate(kind, sum(i))).collect::<Vec<_>>());
+        let known = if kind < FROM_INPUT { y } else { out[3].f32() };
+        // 42 columns in chunks of 20, the last one ragged.
+        let out = host.launch(
+            "convolution_output_backward",
+            (3, 2),
+            16,
+            &[
+                A::F32(&vec![f32::NAN; n]),
+                A::F32(&vec![f32::NAN; channels * 3]),
+                A::F32(&dy),
+                A::F32(&known),
+                A::u32(kind),
+                A::f32(SLOPE),
+                b.clone(),
+                c.clone(),
+                p.clone(),
+                A::u32(20),
+            ],
+        );
+        let mut dz = vec![0.0; n];
+        for i in 0..n {
+            dz[from(i)] = f64::from(dy[i]) * differences(&[sum(i) as f32], |x| activate(kind, x[0]))[0];
+        }
+        assert_close("dz", &out[0].f32(), &dz);
+        let sums = dz.chunks(batch * pixels).flat_map(|row| row.chunks(20)).map(|chunk| chunk.iter().sum());
+        assert_close("sums", &out[1].f32(), &sums.collect::<Vec<f64>>());
+    }
+}
+
+#[test]
+fn the_fused_pool() {
+    let Some(mut host) = Host::start() else { return };
+    // A row and two columns are left over.
+    let (batch, channels, size, pool) = (2, 3, (7, 8), (2, 3));
+    let out_size = (size.0 / pool.0, size.1 / pool.1);
+    let (plane, pixels) = (size.0 * size.1, out_size.0 * out_size.1);
+    let (z, bias) = (numbers(1, batch * channels * plane), numbers(2, channels));
+    let dy = numbers(3, batch * channels * pixels);
+    let forward = |z: &[f64]| {
+        let mut y = Vec::new();
+        for (image, channel) in cells((batch, channels)) {
+            let plane = &z[(channel * batch + image) * plane..][..plane];
+            for (out_y, out_x) in cells(out_size) {
+                let seen = cells(pool).map(|(i, j)| plane[(out_y * pool.0 + i) * size.1 + out_x * pool.1 + j]);
+                y.push((seen.fold(f64::NEG_INFINITY, f64::max) + f64::from(bias[channel])).max(0.0));
+            }
+        }
+        y
+    };
+    let fields = [batch, channels, size.0, size.1, pool.0, pool.1, out_size.0, out_size.1];
+    let p = A::Value(fields.iter().flat_map(|n| (*n as u32).to_ne_bytes()).collect());
+    let out = host.launch(
+        "pool_output",
+        (1, 2),
+        32,
+        &[A::F32(&vec![f32::NAN; dy.len()]), A::U8(&vec![9; dy.len()]), A::F32(&z), A::F32(&bias), p.clone()],
+    );
+    let (y, winners) = (out[0].f32(), out[1].u8());
+    assert_close("y", &y, &forward(&wide(&z)));
+    let out = host.launch(
+        "pool_output_backward",
+        (3, 2),
+        16,
+        &[
+            A::F32(&vec![f32::NAN; z.len()]),
+            A::F32(&vec![f32::NAN; channels * 3]),
+            A::F32(&dy),
+            A::F32(&y),
+            A::U8(&winners),
+            p,
+            A::u32(40),
+        ],
+    );
+    let dz = differences(&z, |z| dot(&forward(z), &dy));
+    assert_close("dz", &out[0].f32(), &dz);
+    let sums = dz.chunks(batch * plane).flat_map(|row| row.chunks(40)).map(|chunk| chunk.iter().sum());
+    assert_close("sums", &out[1].f32(), &sums.collect::<Vec<f64>>());
+}
+
+#[test]
+fn of_equal_values_the_first_is_the_largest() {
+    let Some(mut host) = Host::start() else { return };
+    let p = A::Value([1u32, 1, 2, 2, 2, 2, 1, 1].iter().flat_map(|n| n.to_ne_bytes()).collect());
+    let z = [1.0, 3.0, 3.0, 2.0];
+    let out = host.launch("pool_output", (1, 1), 32, &[A::F32(&[0.0]), A::U8(&[9]), A::F32(&z), A::Null, p]);
+    assert_eq!((out[0].f32(), out[1].u8()), (vec![3.0], vec![1]));
+}
+
+#[test]
+fn pools() {
+    let Some(mut host) = Host::start() else { return };
+    for w in WINDOWS {
+        let (x, dy) = (numbers(1, w.inputs()), numbers(2, w.outputs()));
+        let (grid, block) = ((2, 2), 64);
+        let largest = |seen: &[f64]| seen.iter().copied().reduce(f64::max).unwrap_or(f64::from(f32::MIN));
+        let mean = |seen: &[f64]| seen.iter().sum::<f64>() / seen.len().max(1) as f64;
+
+        let empty = vec![f32::NAN; dy.len()];
+        let at = vec![0; dy.len()];
+        let out = host.launch("max_pool", grid, block, &[A::F32(&empty), A::U32(&at), A::F32(&x), w.argument()]);
+        let want = w.pool(&wide(&x), largest);
+        for (got, want) in out[0].f32().iter().zip(&want) {
+            assert_eq!(f64::from(*got), *want);
+        }
+        let at = out[1].u32();
+        let dx = vec![1.0; x.len()];
+        let out = host.launch("max_pool_backward", grid, block, &[A::F32(&dx), A::F32(&dy), A::U32(&at), w.argument()]);
+        // What lies outside is the same on both sides of a difference, but too large to subtract.
+        let inside = |y: Vec<f64>| y.into_iter().map(|y| if y < -1e30 { 0.0 } else { y }).collect::<Vec<_>>();
+        let want = differences(&x, |x| dot(&inside(w.pool(x, largest)), &dy));
+        assert_close("dx of max", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+
+        let out = host.launch("average_pool", grid, block, &[A::F32(&empty), A::F32(&x), w.argument()]);
+        assert_close("mean", &out[0].f32(), &w.pool(&wide(&x), mean));
+        let out = host.launch("average_pool_backward", grid, block, &[A::F32(&dx), A::F32(&dy), w.argument()]);
+        let want = differences(&x, |x| dot(&w.pool(x, mean), &dy));
+        assert_close("dx of mean", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn cross_entropy() {
+    let Some(mut host) = Host::start() else { return };
+    let (rows, smoothing) = (5, 0.1f32);
+    for classes in [3, 100] {
+        let n = rows * classes;
+        let mut logits = numbers(1, n);
+        logits.iter_mut().for_each(|x| *x = 30.0 * *x + 100.0);
+        let labels = (0..rows as u32).map(|row| row * 7 % classes as u32).collect::<Vec<_>>();
+        let row_weights = numbers(2, rows);
+        let class_weights = numbers(3, classes).iter().map(|x| x + 2.0).collect::<Vec<_>>();
+        let dense = numbers(4, n).iter().map(|x| x.abs()).collect::<Vec<_>>();
+        let dloss = numbers(5, rows);
+        for is_dense in [false, true] {
+            let target = |row: usize, c: usize| {
+                if is_dense {
+                    return f64::from(dense[row * classes + c]);
+                }
+                let hit = if labels[row] as usize == c { 1.0 - f64::from(smoothing) } else { 0.0 };
+                f64::from(class_weights[c]) * (hit + f64::from(smoothing) / classes as f64)
+            };
+            let loss = |x: &[f64]| {
+                (0..rows)
+                    .map(|row| {
+                        let x = &x[row * classes..][..classes];
+                        let top = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                        let log_sum = top + x.iter().map(|x| (x - top).exp()).sum::<f64>().ln();
+                        let sum = (0..classes).map(|c| target(row, c) * (log_sum - x[c])).sum::<f64>();
+                        f64::from(row_weights[row]) * sum
+                    })
+                    .collect::<Vec<_>>()
+            };
+            // dense, labels, class weights (8 bytes each), smoothing, classes; the numbers of the buffers plus one
+            let pointers: [u64; 3] = if is_dense { [5, 0, 0] } else { [0, 5, 6] };
+            let targets = struct_of(&pointers, &[smoothing.to_bits(), classes as u32]);
+            let first = if is_dense { A::F32(&dense) } else { A::U32(&labels) };
+            let saved = vec![f32::NAN; 2 * rows];
+            let out = host.launch_with(
+                "cross_entropy",
+                (rows as u32, 1),
+                32,
+                &[
+                    A::F32(&vec![f32::NAN; rows]),
+                    A::F32(&saved),
+                    A::F32(&logits),
+                    A::F32(&row_weights),
+                    targets.clone(),
+                ],
+                &[first.clone(), A::F32(&class_weights)],
+            );
+            assert_close("loss", &out[0].f32(), &loss(&wide(&logits)));
+            let saved = out[1].f32();
+            let pointers: [u64; 3] = if is_dense { [6, 0, 0] } else { [0, 6, 7] };
+            let targets = struct_of(&pointers, &[smoothing.to_bits(), classes as u32]);
+            let out = host.launch_with(
+                "cross_entropy_backward",
+                (rows as u32, 1),
+                32,
+                &[
+                    A::F32(&vec![1.0; n]),
+                    A::F32(&dloss),
+                    A::F32(&saved),
+                    A::F32(&logits),
+                    A::F32(&row_weights),
+                    targets,
+                ],
+                &[first.clone(), A::F32(&class_weights)],
+            );
+            let want = differences(&logits, |x| dot(&loss(x), &dloss));
+            assert_close("dlogits", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// One LSTM step in double precision on (gates, h before, c before): h and c one after the other.
+fn lstm(gates: &[f64], bias: &[f32], h: &[f64], c: &[f64], lengths: &[u32], step: u32, hidden: usize) -> Vec<f64> {
+    let batch = lengths.len();
+    let mut out = vec![0.0; 2 * batch * hidden];
+    for (row, unit) in cells((batch, hidden)) {
+        let i = row * hidden + unit;
+        let z = |k: usize| gates[row * 4 * hidden + k * hidden + unit] + f64::from(bias[k * hidden + unit]);
+        (out[i], out[batch * hidden + i]) = if step >= lengths[row] {
+            (h[i], c[i])
+        } else {
+            let cell = sigmoid(z(1)) * c[i] + sigmoid(z(0)) * z(2).tanh();
+            (sigmoid(z(3)) * cell.tanh(), cell)
+        };
+    }
+    out
+}
+
+#[test]
+fn a_step_of_an_lstm() {
+    let Some(mut host) = Host::start() else { return };
+    let (batch, hidden, step) = (3, 11, 4);
+    let n = batch * hidden;
+    let lengths = [9, 4, 5];
+    let (gates, bias) = (numbers(1, 4 * n), numbers(2, 4 * hidden));
+    let (h, c) = (numbers(3, n), numbers(4, n));
+    let (dh, dc) = (numbers(5, n), numbers(6, n));
+    let fields = [batch, hidden, 4 * hidden, hidden, step];
+    let s = A::Value(fields.iter().flat_map(|n| (*n as u32).to_ne_bytes()).collect());
+    let out = host.launch(
+        "lstm_step",
+        (3, 1),
+        16,
+        &[
+            A::F32(&gates),
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&h),
+            A::F32(&c),
+            A::F32(&bias),
+            A::U32(&lengths),
+            s.clone(),
+        ],
+    );
+    let want = lstm(&wide(&gates), &bias, &wide(&h), &wide(&c), &lengths, step as u32, hidden);
+    assert_close("h", &out[1].f32(), &want[..n]);
+    assert_close("c", &out[2].f32(), &want[n..]);
+    let out = host.launch(
+        "lstm_step_backward",
+        (3, 1),
+        16,
+        &[
+            A::F32(&out[0].f32()),
+            A::F32(&dc),
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&dh),
+            A::F32(&out[2].f32()),
+            A::F32(&c),
+            A::U32(&lengths),
+            s,
+        ],
+    );
+    let both = [dh, dc].concat();
+    let loss =
+        |gates: &[f64], h: &[f64], c: &[f64]| dot(&lstm(gates, &bias, h, c, &lengths, step as u32, hidden), &both);
+    assert_close("dgates", &out[0].f32(), &differences(&gates, |gates| loss(gates, &wide(&h), &wide(&c))));
+    assert_close("dc", &out[1].f32(), &differences(&c, |c| loss(&wide(&gates), &wide(&h), c)));
+    assert_close("dh", &out[2].f32(), &differences(&h, |h| loss(&wide(&gates), h, &wide(&c))));
+}
+
+#[test]
+fn layer_norm() {
+    let Some(mut host) = Host::start() else { return };
+    let (rows, columns, epsilon, rows_per_block) = (11, 45, 1e-3f32, 4);
+    let n = rows * columns;
+    let (x, gamma, beta, dy) = (numbers(1, n), numbers(2, columns), numbers(3, columns), numbers(4, n));
+    let forward = |x: &[f64], gamma: &[f64], beta: &[f64]| {
+        let mut y = Vec::new();
+        for row in x.chunks(columns) {
+            let mean = row.iter().sum::<f64>() / columns as f64;
+            let variance = row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / columns as f64;
+            let scale = 1.0 / (variance + f64::from(epsilon)).sqrt();
+            y.extend((0..columns).map(|c| gamma[c] * (row[c] - mean) * scale + beta[c]));
+        }
+        y
+    };
+    let out = host.launch(
+        "layer_norm",
+        (rows as u32, 1),
+        32,
+        &[
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&vec![f32::NAN; 2 * rows]),
+            A::F32(&x),
+            A::F32(&gamma),
+            A::F32(&beta),
+            A::f32(epsilon),
+            A::u32(columns as u32),
+        ],
+    );
+    assert_close("y", &out[0].f32(), &forward(&wide(&x), &wide(&gamma), &wide(&beta)));
+    let saved = out[1].f32();
+    let out = host.launch(
+        "layer_norm_backward",
+        (rows as u32, 1),
+        32,
+        &[A::F32(&vec![1.0; n]), A::F32(&dy), A::F32(&x), A::F32(&saved), A::F32(&gamma), A::u32(columns as u32)],
+    );
+    let want = differences(&x, |x| dot(&forward(x, &wide(&gamma), &wide(&beta)), &dy));
+    assert_close("dx", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    let chunks = rows.div_ceil(rows_per_block);
+    let out = host.launch(
+        "layer_norm_parameters",
+        (columns.div_ceil(32) as u32, chunks as u32),
+        64,
+        &[
+            A::F32(&vec![f32::NAN; chunks * columns]),
+            A::F32(&vec![f32::NAN; chunks * columns]),
+            A::F32(&dy),
+            A::F32(&x),
+            A::F32(&saved),
+            A::u32(rows as u32),
+            A::u32(columns as u32),
+            A::u32(rows_per_block as u32),
+            A::u32(0),
+        ],
+    );
+    let whole = |partial: &[f32]| {
+        (0..columns).map(|c| (0..chunks).map(|k| partial[k * columns + c]).sum()).collect::<Vec<f32>>()
+    };
+    let dgamma = differences(&gamma, |gamma| dot(&forward(&wide(&x), gamma, &wide(&beta)), &dy));
+    let dbeta = differences(&beta, |beta| dot(&forward(&wide(&x), &wide(&gamma), beta), &dy));
+    assert_close("dgamma", &whole(&out[0].f32()), &dgamma);
+    assert_close("dbeta", &whole(&out[1].f32()), &dbeta);
+}
+
+#[test]
+fn embeddings() {
+    let Some(mut host) = Host::start() else { return };
+    let (vocabulary, width) = (6, 10);
+    let ids = [4u32, 1, 4, 0, 1, 4];
+    let (table, dy) = (numbers(1, vocabulary * width), numbers(2, ids.len() * width));
+    let rows = ids.len();
+    let out = host.launch(
+        "embedding",
+        (2, 1),
+        32,
+        &[
+            A::F32(&vec![f32::NAN; rows * width]),
+            A::F32(&table),
+            A::U32(&ids),
+            A::u32(rows as u32),
+            A::u32(width as u32),
+        ],
+    );
+    let want = ids.iter().flat_map(|id| wide(&table[*id as usize * width..][..width])).collect::<Vec<_>>();
+    assert_close("y", &out[0].f32(), &want);
+    let (unique, starts, places) = ([0u32, 1, 4], [0u32, 1, 3, 6], [3u32, 1, 4, 0, 2, 5]);
+    let out = host.launch(
+        "embedding_backward",
+        (1, 2),
+        32,
+        &[
+            A::F32(&vec![1.0; table.len()]),
+            A::F32(&dy),
+            A::U32(&unique),
+            A::U32(&starts),
+            A::U32(&places),
+            A::u32(3),
+            A::u32(width as u32),
+        ],
+    );
+    let mut want = vec![1.0; table.len()];
+    for (row, id) in ids.iter().enumerate() {
+        for c in 0..width {
+            want[*id as usize * width + c] += f64::from(dy[row * width + c]);
+        }
+    }
+    assert_close("dtable", &out[0].f32(), &want);
+}
+
+/// The argument of the optimisers' kernels for these lengths, and the number of blocks; buffers are, for each tensor in
+/// turn, its parameter, gradient and two states.
+fn tensors(lengths: &[usize], block: usize) -> (A<'static>, u32) {
+    const MOST: usize = 48;
+    let mut bytes = vec![0u8; MOST * (4 * 8 + 8 + 4) + 8];
+    let mut offsets = Vec::new();
+    let mut blocks = 0;
+    for (k, length) in lengths.iter().enumerate() {
+        for part in 0..4 {
+            let at = (part * MOST + k) * 8;
+            bytes[at..at + 8].copy_from_slice(&((4 * k + part + 1) as u64).to_ne_bytes());
+            offsets.push(at as u32);
+        }
+        bytes[(4 * MOST + k) * 8..][..8].copy_from_slice(&(*length as u64).to_ne_bytes());
+        blocks += length.div_ceil(block) as u32;
+        bytes[5 * MOST * 8 + k * 4..][..4].copy_from_slice(&blocks.to_ne_bytes());
+    }
+    bytes[5 * MOST * 8 + MOST * 4..][..4].copy_from_slice(&(lengths.len() as u32).to_ne_bytes());
+    (A::Struct(bytes, offsets), blocks)
+}
+
+#[test]
+fn optimizers() {
+    let Some(mut host) = Host::start() else { return };
+    let lengths = [40, 1, 100];
+    let values = lengths.iter().enumerate().map(|(k, n)| {
+        let of = |part: u64| numbers(10 * k as u64 + part, *n);
+        [of(1), of(2), of(3), of(4).iter().map(|x| x.abs()).collect()]
+    });
+    let values = values.collect::<Vec<[Vec<f32>; 4]>>();
+    let buffers = values.iter().flatten().map(|values| A::F32(values)).collect::<Vec<_>>();
+    let (table, blocks) = tensors(&lengths, 32);
+    let (rate, decay) = (0.05f32, 0.02f32);
+    let r = f64::from(rate);
+    let d = f64::from(decay);
+
+    for (momentum, nesterov, l2, decoupled) in [(0.0, 0, 0.0, 0.0), (0.9, 0, decay, 0.0), (0.9, 1, 0.0, decay)] {
+        let out = host.launch_with(
+            "sgd_update",
+            (blocks, 1),
+            32,
+            &[table.clone(), A::f32(rate), A::f32(momentum), A::u32(nesterov), A::f32(l2), A::f32(decoupled)],
+            &buffers,
+        );
+        let mu = f64::from(momentum);
+        for (k, [p, g, v, _]) in values.iter().enumerate() {
+            let (mut want_p, mut want_v) = (Vec::new(), Vec::new());
+            for i in 0..p.len() {
+                let (p, v) = (f64::from(p[i]), f64::from(v[i]));
+                let g = f64::from(g[i]) + f64::from(l2) * p;
+                let new = if momentum == 0.0 { v } else { mu * v + g };
+                let update = match (momentum == 0.0, nesterov) {
+                    (true, _) => g,
+                    (false, 0) => new,
+                    _ => g + mu * new,
+                };
+                want_p.push(p - r * update - r * f64::from(decoupled) * p);
+                want_v.push(new);
+            }
+            assert_close("parameter", &out[4 * k].f32(), &want_p);
+            assert_close("velocity", &out[4 * k + 2].f32(), &want_v);
+        }
+    }
+
+    let (b1, b2, epsilon, step) = (0.9f64, 0.99f64, 1e-3f64, 3);
+    let (c1, c2) = (1.0 - b1.powi(step), 1.0 - b2.powi(step));
+    for (l2, decoupled) in [(0.0, 0.0), (decay, 0.0), (0.0, decay)] {
+        let numbers = [f64::from(rate), b1, b2, epsilon, c1, c2].map(|x| A::f32(x as f32));
+        let arguments = std::iter::once(table.clone()).chain(numbers).chain([A::f32(l2), A::f32(decoupled)]);
+        let out = host.launch_with("adam_update", (blocks, 1), 32, &arguments.collect::<Vec<_>>(), &buffers);
+        for (k, [p, g, m, v]) in values.iter().enumerate() {
+            let mut want = Vec::new();
+            for i in 0..p.len() {
+                let p = f64::from(p[i]);
+                let g = f64::from(g[i]) + f64::from(l2) * p;
+                let m = b1 * f64::from(m[i]) + (1.0 - b1) * g;
+                let v = b2 * f64::from(v[i]) + (1.0 - b2) * g * g;
+                let decayed = if decoupled == 0.0 { p } else { p - r * d * p };
+                want.push(decayed - r * (m / c1) / ((v / c2).sqrt() + epsilon));
+            }
+            assert_close("parameter", &out[4 * k].f32(), &want);
+        }
+    }
+}
+
+#[test]
+fn the_probe() {
+    let Some(mut host) = Host::start() else { return };
+    let out = host.launch("probe", (1, 1), 32, &[A::F32(&[1.0, -3.0]), A::u64(2)]);
+    assert_eq!(out[0].f32(), [3.0, -5.0]);
+}
