@@ -1,5 +1,5 @@
 //! What the loop writes, read by the real TensorBoard and by Python's safetensors.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! Training does not wait for the device in every step: reads are counted. A test of its own process, since the count is one
 //! for all estimators.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

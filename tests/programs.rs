@@ -1,5 +1,5 @@
 //! Harder programs than a classifier, each trained until it has learnt something.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "programs/ensemble.rs"]
 mod ensemble;

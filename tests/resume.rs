@@ -1,5 +1,5 @@
 //! A run that is stopped, saved and restored is the run that was not.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

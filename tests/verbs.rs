@@ -1,5 +1,5 @@
 //! What each verb does, and what it says when it cannot.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

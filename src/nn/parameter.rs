@@ -228,7 +228,12 @@ mod tests {
         let mut parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
         parameter.host_mut().unwrap()[0] = 5.0;
         assert_eq!(parameter.flat().as_vec(), [5.0, 2.0, 3.0, 4.0]);
-        parameter.update(|tensor| Ok(tensor.copy_from(&[9.0, 8.0, 7.0, 6.0]))).unwrap();
+        parameter
+            .update(|tensor| {
+                tensor.copy_from(&[9.0, 8.0, 7.0, 6.0]);
+                Ok(())
+            })
+            .unwrap();
         assert_eq!(parameter.values(), [9.0, 8.0, 7.0, 6.0]);
         parameter.host_mut().unwrap()[3] = 1.0;
         parameter.set_values(&[0.0; 4]).unwrap();
