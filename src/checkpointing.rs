@@ -10,12 +10,13 @@ use crate::builder::Builder;
 use crate::checkpoint::{Access, CheckpointInfo, Snapshot, State, Store, Tensors};
 use crate::data::{Dataset, Signature};
 use crate::device::Cpu;
+use crate::elistimator::model_outcome;
 use crate::feed::Position;
 use crate::metrics::Metrics;
 use crate::nn::variables;
 use crate::optim::Optimizer;
 use crate::settings::{Difference, Saved, Setting, check, differences};
-use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result};
+use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
 /// Which checkpoint of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -118,15 +119,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`ErrorKind::Settings`] when hyper-parameters or seed differ and were not allowed. After an error the estimator is
     /// exactly as it was.
     pub fn restore_ckpt(&mut self, which: impl Into<Which>) -> Result<&mut Self> {
-        let snapshot = match which.into() {
-            Which::Latest => self.reader(Store::load_latest)?,
-            Which::Best => {
-                let monitor = self.options.monitor.clone();
-                self.reader(|store| store.load(store.best(&monitor)?.step))?
-            }
-            Which::Step(step) => self.reader(|store| store.load(step))?,
-            Which::Path(path) => self.reader(|store| store.load_path(&path))?,
-        };
+        let snapshot = self.read_snapshot(&which.into())?;
         self.apply(snapshot)?;
         Ok(self)
     }
@@ -241,6 +234,25 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.writer()?.attach_metrics(step, &metrics.into())?;
         }
         Ok(())
+    }
+
+    fn read_snapshot(&self, which: &Which) -> Result<Snapshot> {
+        self.reader(|store| match which {
+            Which::Latest => store.load_latest(),
+            Which::Best => store.load(store.best(&self.options.monitor)?.step),
+            Which::Step(step) => store.load(*step),
+            Which::Path(path) => store.load_path(path),
+        })
+    }
+
+    /// A network of its own with the weights of a checkpoint.
+    pub(crate) fn net_of(&self, which: Which) -> Result<M::Net> {
+        let Snapshot { step, model, state, .. } = self.read_snapshot(&which)?;
+        let mut net = model_outcome(unwind::catch(|| self.model.build(&self.device)))?;
+        variables::check(&net, model.entries(), &state.counters)
+            .map_err(|error| error.at(format_args!("checkpoint of step {step}")))?;
+        variables::write(&mut net, model.entries(), &state.counters).map_err(ModelError::into_error)?;
+        Ok(net)
     }
 
     /// All state, as bytes and numbers.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use dfdx::tensor_ops::TryStack;
 
+use crate::checkpointing::Which;
 use crate::data::Dataset;
 use crate::elistimator::{before, model_outcome};
 use crate::inputs::InputFn;
@@ -119,7 +120,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         };
         let label = if name.is_empty() { "Validation".to_owned() } else { format!("Validation {name}") };
         let mut pass = self.progress.start(&label, dataset.len(), 0);
-        let metrics = self.measure(&dataset, None, Some(&mut pass));
+        let metrics = self.measure(&self.net, &dataset, None, Some(&mut pass));
         pass.finish();
         let metrics = metrics?;
         self.progress.metrics(metrics.iter());
@@ -133,7 +134,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// # Errors
     /// Those of the data and of the model function; [`ErrorKind::NotProvided`] when it has no `evaluate`.
     pub fn evaluate(&self, input: impl InputFn) -> Result<Metrics> {
-        self.measure(&self.prepare(input.dataset()?, "evaluation")?, None, None)
+        self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, None, None)
     }
 
     /// [`evaluate`](Self::evaluate) on the first `steps` batches only.
@@ -141,10 +142,26 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// # Errors
     /// Those of [`evaluate`](Self::evaluate).
     pub fn evaluate_steps(&self, input: impl InputFn, steps: u64) -> Result<Metrics> {
-        self.measure(&self.prepare(input.dataset()?, "evaluation")?, Some(steps), None)
+        self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, Some(steps), None)
     }
 
-    fn measure(&self, dataset: &Dataset, steps: Option<u64>, mut pass: Option<&mut Pass>) -> Result<Metrics> {
+    /// The numbers of a saved checkpoint, while the network in training stays as it is; on the first `steps` batches if a
+    /// number is given.
+    ///
+    /// # Errors
+    /// Those of [`evaluate`](Self::evaluate) and of [`restore_ckpt`](Self::restore_ckpt).
+    pub fn evaluate_ckpt(&self, which: impl Into<Which>, input: impl InputFn, steps: Option<u64>) -> Result<Metrics> {
+        let net = self.net_of(which.into())?;
+        self.measure(&net, &self.prepare(input.dataset()?, "evaluation")?, steps, None)
+    }
+
+    fn measure(
+        &self,
+        net: &M::Net,
+        dataset: &Dataset,
+        steps: Option<u64>,
+        mut pass: Option<&mut Pass>,
+    ) -> Result<Metrics> {
         let mut evaluation = Evaluation::new();
         let mut batches = dataset.open(self.options.seed, 0, 0)?;
         let mut number = 0;
@@ -152,7 +169,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let Some(batch) = batches.next().transpose()? else { break };
             number += 1;
             let features = Features::new(batch, self.device.clone());
-            let spec = model_outcome(unwind::catch(|| self.model.evaluate(&self.net, &features)))
+            let spec = model_outcome(unwind::catch(|| self.model.evaluate(net, &features)))
                 .map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
             evaluation.add(spec, features.batch_size())?;
             if let Some(pass) = &mut pass {

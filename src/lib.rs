@@ -67,3 +67,8 @@ pub use inputs::{InputFn, Inputs};
 pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
 pub use prediction::{Predictions, Request};
 pub use settings::{Difference, Setting};
+
+/// The README's program compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

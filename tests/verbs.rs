@@ -26,6 +26,10 @@ fn verbs_chain_and_count_steps_and_epochs() {
     estimator.train().unwrap().save_ckpt().unwrap();
     let restored = estimator.restore_best().unwrap().evaluate(points(17).batch(4)).unwrap();
     assert_eq!(restored.get("loss").unwrap(), after);
+    estimator.restore_latest().unwrap();
+    let of_best = estimator.evaluate_ckpt(Which::Best, points(17).batch(4), None).unwrap();
+    assert_eq!(of_best.get("loss").unwrap(), after);
+    assert_eq!(estimator.global_step(), 60, "the network in training stays as it is");
     let error = estimator.restore_ckpt(99).unwrap_err();
     assert!(error.to_string().contains("[40, 60]"), "{error}");
 }
