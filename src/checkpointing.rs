@@ -103,12 +103,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`ErrorKind::Io`] when the disk refuses, [`ErrorKind::Locked`] when another process writes to the directory. Neither
     /// older checkpoints nor the state in memory are touched by a failed save.
     pub fn save_ckpt(&mut self) -> Result<CheckpointInfo> {
+        // First, so that a run resumed from the checkpoint finds the curves up to its step.
+        self.logs.sync();
         let snapshot = self.snapshot()?;
         let retention = self.options.retention.clone();
         let monitor = self.options.monitor.clone();
         let info = self.writer()?.save(&snapshot, &retention, &monitor)?;
         self.last_save = Instant::now();
-        self.logs.sync();
         Ok(info)
     }
 

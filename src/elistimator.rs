@@ -174,22 +174,27 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// The loop.
     fn steps(&mut self, until: Until, pass: &mut Pass) -> Result<()> {
+        if self.position().batch > 0 && self.ends_epoch()? && matches!(until, Until::EndOfEpoch) {
+            return Ok(());
+        }
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
             let batch = feed.next()?;
-            let outcome = self.step(batch);
-            // Also after a failed step: its batch is used up, and may have been the last.
-            let ended = self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch);
-            outcome?;
-            let ended = ended?;
+            if let Err(error) = self.step(batch) {
+                // Its batch is used up, and may have been the last.
+                let _ = self.ends_epoch();
+                return Err(error);
+            }
             pass.tick();
             if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
                 self.flush(pass)?;
             }
             if self.is_save_due() {
                 self.flush(pass)?;
+                // Before the epoch is over: a run resumed from here ends it, and then validates as the unbroken one does.
                 self.save_ckpt()?;
             }
+            let ended = self.ends_epoch()?;
             if self.options.interrupts && interrupt::take() {
                 let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
                 return Err(Error::new(ErrorKind::Interrupted, message));
@@ -252,6 +257,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             (None, _) => Ok(()),
         }
+    }
+
+    fn ends_epoch(&mut self) -> Result<bool> {
+        self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)
     }
 
     fn is_save_due(&self) -> bool {

@@ -3,34 +3,8 @@
 
 mod common;
 
-use std::path::Path;
-use std::process::Command;
-
-use common::{in_dir, points};
+use common::{SCALARS, in_dir, points, python};
 use elistimator::prelude::*;
-
-/// Runs a script with the interpreter that has the modules; `None`, and a line saying so, where there is none.
-fn python(modules: &str, script: &str, argument: &Path) -> Option<String> {
-    let interpreter = std::env::var("ELISTIMATOR_PYTHON").unwrap_or_else(|_| "python3".into());
-    let has = Command::new(&interpreter).args(["-c", &format!("import {modules}")]).output();
-    if !has.is_ok_and(|output| output.status.success()) {
-        eprintln!("SKIPPED: {interpreter} cannot import {modules}; set ELISTIMATOR_PYTHON to one that can");
-        return None;
-    }
-    let output = Command::new(&interpreter).args(["-c", script]).arg(argument).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
-}
-
-const SCALARS: &str = r#"
-import sys
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-for run, tag in (("train", "loss"), ("train", "learning_rate"), ("validation", "loss")):
-    events = EventAccumulator(sys.argv[1] + "/" + run, size_guidance={"scalars": 0})
-    events.Reload()
-    for event in events.Scalars(tag):
-        print(run, tag, event.step, event.value)
-"#;
 
 #[test]
 fn tensorboard_sees_every_step_once_also_of_a_resumed_run() {

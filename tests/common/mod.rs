@@ -1,5 +1,8 @@
 //! A small model that the tests share: a line through noisy points, with dropout and momentum so that there is state to lose.
-#![allow(dead_code, missing_docs)]
+#![allow(dead_code, missing_docs, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
 
 use elistimator::prelude::*;
 
@@ -91,4 +94,33 @@ pub fn quiet(model: Line) -> Builder<Line, Cpu> {
 
 pub fn in_dir(dir: &std::path::Path) -> Builder<Line, Cpu> {
     quiet(Line::default()).model_dir(dir)
+}
+
+/// Runs a script with the interpreter that has the modules; `None`, and a line saying so, where there is none.
+pub fn python(modules: &str, script: &str, argument: &Path) -> Option<String> {
+    let interpreter = std::env::var("ELISTIMATOR_PYTHON").unwrap_or_else(|_| "python3".into());
+    let has = Command::new(&interpreter).args(["-c", &format!("import {modules}")]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: {interpreter} cannot import {modules}; set ELISTIMATOR_PYTHON to one that can");
+        return None;
+    }
+    let output = Command::new(&interpreter).args(["-c", script]).arg(argument).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+pub const SCALARS: &str = r#"
+import sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+for run, tag in (("train", "loss"), ("train", "learning_rate"), ("validation", "loss")):
+    events = EventAccumulator(sys.argv[1] + "/" + run, size_guidance={"scalars": 0})
+    events.Reload()
+    for event in events.Scalars(tag):
+        print(run, tag, event.step, event.value)
+"#;
+
+/// Whether TensorBoard shows the same points of two runs.
+pub fn same_curves(found: &Path, expected: &Path) {
+    let (found, expected) = (python("tensorboard", SCALARS, found), python("tensorboard", SCALARS, expected));
+    assert!(found == expected, "the curves differ:\n{found:?}\n{expected:?}");
 }
