@@ -161,6 +161,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
+        pass.set_message(loss_text(self.training_log.last_loss()));
         pass.finish();
         let (steps, examples) = self.training_log.rates();
         self.logs.rates(self.global_step, steps, examples);

@@ -121,6 +121,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let label = if name.is_empty() { "Validation".to_owned() } else { format!("Validation {name}") };
         let mut pass = self.progress.start(&label, dataset.len(), 0);
         let metrics = self.measure(&self.net, &dataset, None, Some(&mut pass));
+        if let Ok(metrics) = &metrics {
+            pass.set_message(loss_text(metrics.get("loss")?));
+        }
         pass.finish();
         let metrics = metrics?;
         self.progress.metrics(metrics.iter());
