@@ -126,6 +126,9 @@ pub struct Attention<'a> {
     pub dropout: Option<(u64, u32, f32)>,
 }
 
+/// The mean and variance of each channel.
+pub type Statistics<D> = (Tensor<(usize,), D>, Tensor<(usize,), D>);
+
 /// What batch normalisation gives: the output, and the mean and (biased) variance of each channel that it used.
 pub type Normalized<D, T> = (Sequences<D, T>, Tensor<(usize,), D>, Tensor<(usize,), D>);
 
@@ -309,7 +312,7 @@ pub trait Backend:
         weight: &Parameter<Self>,
         bias: &Parameter<Self>,
         epsilon: f32,
-        statistics: Option<(Tensor<(usize,), Self>, Tensor<(usize,), Self>)>,
+        statistics: Option<Statistics<Self>>,
     ) -> ModelResult<Normalized<Self, T>>
     where
         Self: Device,
@@ -452,7 +455,7 @@ impl Backend for Cpu {
         weight: &Parameter<Self>,
         bias: &Parameter<Self>,
         epsilon: f32,
-        statistics: Option<(Tensor<(usize,), Self>, Tensor<(usize,), Self>)>,
+        statistics: Option<Statistics<Self>>,
     ) -> ModelResult<Normalized<Self, T>> {
         cpu::batch_norm(x, weight, bias, epsilon, statistics)
     }

@@ -6,9 +6,8 @@ use dfdx::shapes::Dim;
 use dfdx::tensor::Tape;
 use dfdx::tensor_ops::ReshapeTo;
 
-use crate::nn::{Activation, Ids, Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut};
+use crate::nn::{Activation, Ids, Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with};
 use crate::{Device, ModelError, ModelResult};
-use dfdx::shapes::HasShape;
 
 /// A vector for each entry of a vocabulary: [`Ids`] `(batch, length)` to `(batch, length, size)`, or `(batch)` to `(batch,
 /// size)`. `weight` is `(entries, size)`. The row of the padding index starts as zeros and is never trained. A frozen table
@@ -71,19 +70,9 @@ impl<D: Device, E: Dim> Embedding<D, E> {
     /// weights are tied to the table (Press and Wolf 2017), which is saved once.
     ///
     /// # Errors
-    /// When the device fails.
+    /// When the sizes do not fit.
     pub fn logits<B: Dim, T: Tape<f32, D>>(&self, x: Tensor<(B, E), D, T>) -> ModelResult<Tensor<(B, usize), D, T>> {
-        let (batch, size) = *x.shape();
-        if size.size() != self.size.size() {
-            return Err(ModelError::msg(format!(
-                "tied output: found {} values per row, expected the {} of the embedding",
-                size.size(),
-                self.size.size()
-            )));
-        }
-        let x = x.try_reshape_like(&(batch.size(), size.size()))?;
-        let y = D::linear(x, &self.weight, None, Activation::Identity, true)?;
-        Ok(y.try_reshape_like(&(batch, self.entries))?)
+        linear_with(x, &self.weight, None, Activation::Identity)
     }
 
     fn look_up<T: Tape<f32, D>>(&self, ids: Vec<usize>, tape: T) -> ModelResult<Tensor<(usize, usize), D, T>> {

@@ -178,3 +178,43 @@ impl<B: Dim, L: Dim, D: Device, I: Dim, O: Dim, T: Tape<f32, D>> Layer<Tensor<(B
         Ok(y.try_reshape_like(&(batch, length, self.outputs))?)
     }
 }
+
+/// `activation(x · weightᵀ + bias)` with parameters that belong to another layer: how two places share, or tie, one tensor.
+/// The parameter is saved once, where it lives, and its gradients add up. `x` is `(batch, inputs)`, the weight `(outputs,
+/// inputs)`.
+///
+/// ```
+/// use elistimator::nn::{Activation, Layer, Linear, Tensor, linear_with};
+/// use elistimator::{Device, DeviceSpec, device::Cpu};
+/// # fn main() -> elistimator::ModelResult<()> {
+/// let device = Cpu::open(DeviceSpec::Cpu, 7)?;
+/// let layer = Linear::new(&device, 3, 3)?;
+/// let x: Tensor<(usize, usize), Cpu> = dfdx::tensor::TensorFromVec::tensor_from_vec(&device, vec![0.1; 6], (2, 3));
+/// let twice = linear_with(layer.forward(x)?, &layer.weight, None, Activation::Relu)?;
+/// # drop(twice);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Errors
+/// When the sizes do not fit.
+pub fn linear_with<B: Dim, I: Dim, D: Device, T: Tape<f32, D>>(
+    x: Tensor<(B, I), D, T>,
+    weight: &Parameter<D>,
+    bias: Option<&Parameter<D>>,
+    activation: Activation,
+) -> ModelResult<Tensor<(B, usize), D, T>> {
+    let (batch, inputs) = *x.shape();
+    let outputs = match weight.dims() {
+        [outputs, found] if *found == inputs.size() && bias.is_none_or(|bias| bias.len() == *outputs) => *outputs,
+        dims => {
+            return Err(ModelError::msg(format!(
+                "linear: found a weight of shape {dims:?} and a bias of {:?} values, expected {} inputs and a bias per output",
+                bias.map(Parameter::len),
+                inputs.size()
+            )));
+        }
+    };
+    let y = D::linear(x.try_reshape_like(&(batch.size(), inputs.size()))?, weight, bias, activation, true)?;
+    Ok(y.try_reshape_like(&(batch, outputs))?)
+}

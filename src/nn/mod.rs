@@ -30,11 +30,12 @@ mod recurrent;
 #[doc(hidden)]
 pub mod reference;
 mod top_k;
+mod transformer;
 pub(crate) mod variables;
 mod window;
 
 pub use activation::Activation;
-pub use attention::{MultiHeadAttention, NormPosition, TransformerBlock, TransformerBlockBuilder};
+pub use attention::MultiHeadAttention;
 pub use conv_block::{ConvBlock, ConvBlockBuilder};
 pub use conv1d::{AvgPool1D, Conv1D, Conv1DBuilder, GlobalPool1D, MaxPool1D};
 pub use conv2d::{Conv2D, Conv2DBuilder};
@@ -46,7 +47,7 @@ pub use flatten::{Flatten, FlattenLayer, flatten};
 pub use ids::Ids;
 pub use init::Init;
 pub use layer::Layer;
-pub use linear::{Linear, LinearBuilder};
+pub use linear::{Linear, LinearBuilder, linear_with};
 pub use loss::{CrossEntropy, Logits, Loss, sparse_cross_entropy};
 pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
@@ -59,6 +60,7 @@ pub use recurrent::{
     BiGru, BiLstm, Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, RecurrentState, RecurrentWeights,
 };
 pub use top_k::top_k;
+pub use transformer::{NormPosition, TransformerBlock, TransformerBlockBuilder};
 #[doc(hidden)]
 pub use window::Window;
 pub use window::{Padding, Size2};

@@ -6,7 +6,7 @@ use dfdx::shapes::{Dim, HasShape};
 use dfdx::tensor::{PutTape, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
-use crate::nn::backend::{Cell, Direction, Recurrence, RecurrentRun};
+use crate::nn::backend::{Cell, Direction, Recurrence, RecurrentRun, State};
 use crate::nn::mask::check_lengths;
 use crate::nn::{Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut};
 use crate::{Device, ModelError, ModelResult};
@@ -491,7 +491,7 @@ fn run<B: Dim, L: Dim, I: Dim, H: Dim, D: Device, T: Tape<f32, D>>(
 }
 
 fn last_state<B: Dim, H: Dim, D: Device, T: Tape<f32, D>>(
-    states: &[(Tensor<(usize, usize), D>, Option<Tensor<(usize, usize), D>>)],
+    states: &[State<D>],
     direction: usize,
     batch: B,
     hidden: H,

@@ -62,7 +62,13 @@ impl Sizes {
         );
     }
 
-    fn forward(&self, example: usize, q: &[f32], k: &[f32], v: &[f32], end: usize, weights: &mut [f32], y: &mut [f32]) {
+    fn forward(
+        &self,
+        (example, end): (usize, usize),
+        (q, k, v): (&[f32], &[f32], &[f32]),
+        weights: &mut [f32],
+        y: &mut [f32],
+    ) {
         let (queries, keys, size, width) = (self.queries, self.keys, self.size, self.width());
         let mut dropped = Scratch::dirty(if self.dropout.is_some() { queries * keys } else { 0 });
         for (head, weights) in weights.chunks_exact_mut(queries * keys).enumerate() {
@@ -85,7 +91,6 @@ impl Sizes {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn backward(
         &self,
         example: usize,
@@ -154,7 +159,7 @@ pub(crate) fn attention<T: Tape<f32, Cpu>>(
             .zip(k.par_chunks(key_length * size).zip(v.par_chunks(key_length * size)))
             .enumerate()
             .for_each(|(example, (((y, weights), q), (k, v)))| {
-                sizes.forward(example, q, k, v, ends[example], weights, y);
+                sizes.forward((example, ends[example]), (q, k, v), weights, y);
             });
     }
     let y = queries.device().try_tensor_from_vec(y, shape)?;

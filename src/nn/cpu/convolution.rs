@@ -9,7 +9,7 @@ use super::images::{add_unpadded, pad, transpose};
 use super::linear::add_bias;
 use super::math::differentiate_all;
 use super::matmul::{Accum, MatRef, matrix, matrix_mut, multiply};
-use super::pool::{max_blocks, unpool_blocks};
+use super::pool::{forget_clipped, max_blocks, unpool_blocks};
 use super::record::{flat, host, record};
 use super::scratch::Scratch;
 use crate::ModelResult;
@@ -414,9 +414,7 @@ pub(crate) fn conv_block<T: Tape<f32, Cpu>>(
                 max_blocks(&buffers.y, w.out.1, outs, pool, pooled, &mut largest, chosen);
                 // ReLU and bias may follow the pool, where there is less to do: both keep the order of values.
                 add_bias(&mut largest, bias, Activation::Relu, false)?;
-                for (chosen, value) in chosen.iter_mut().zip(largest.iter()) {
-                    *chosen = if *value > 0.0 { *chosen } else { u8::MAX };
-                }
+                forget_clipped(&largest, chosen);
                 transpose(&largest, pooled_pixels, outs, y);
             }
             Ok(())

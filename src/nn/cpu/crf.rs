@@ -27,7 +27,11 @@ fn log_sum_exp(values: &[f32]) -> f32 {
     if largest == f32::NEG_INFINITY {
         return largest;
     }
-    values.iter().map(|v| exp(v - largest)).sum::<f32>().ln() + largest
+    let sum = super::vectorized(
+        #[inline(always)]
+        || values.iter().map(|v| exp(v - largest)).sum::<f32>(),
+    );
+    sum.ln() + largest
 }
 
 impl Field<'_> {
@@ -106,10 +110,9 @@ impl Field<'_> {
             normalize(&mut pairs);
             to.between.iter_mut().zip(&pairs).for_each(|(d, p)| *d += weight * p);
             to.between[tags[step - 1] * count + tags[step]] -= weight;
-            for from in 0..count {
-                let terms: Vec<f32> =
-                    self.between[from * count..].iter().zip(&after).map(|(between, after)| between + after).collect();
-                beta[from] = log_sum_exp(&terms);
+            for (beta, between) in beta.iter_mut().zip(self.between.chunks_exact(count)) {
+                let terms: Vec<f32> = between.iter().zip(&after).map(|(between, after)| between + after).collect();
+                *beta = log_sum_exp(&terms);
             }
             // Only differences matter from here on.
             let largest = beta.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -123,7 +126,10 @@ impl Field<'_> {
 /// Logarithms become probabilities.
 fn normalize(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    values.iter_mut().for_each(|v| *v = exp(*v - largest));
+    super::vectorized(
+        #[inline(always)]
+        || values.iter_mut().for_each(|v| *v = exp(*v - largest)),
+    );
     let total = 1.0 / values.iter().sum::<f32>();
     values.iter_mut().for_each(|v| *v *= total);
 }

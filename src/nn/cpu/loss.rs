@@ -40,7 +40,11 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
     let labels = one_hot(&targets);
     for (row, values) in probabilities.chunks_exact_mut(classes).enumerate() {
         let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let log_sum = values.iter().map(|x| exp(x - largest)).sum::<f32>().ln() + largest;
+        let log_sum = super::vectorized(
+            #[inline(always)]
+            || values.iter().map(|x| exp(x - largest)).sum::<f32>(),
+        );
+        let log_sum = log_sum.ln() + largest;
         let loss = match labels {
             Some(labels) => log_sum - values[labels[row]],
             None => {
@@ -51,7 +55,10 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
             }
         };
         losses[row] = row_weights[row] * loss;
-        values.iter_mut().for_each(|x| *x = exp(*x - log_sum));
+        super::vectorized(
+            #[inline(always)]
+            || values.iter_mut().for_each(|x| *x = exp(*x - log_sum)),
+        );
     }
     let y = logits.device().try_tensor_from_vec(losses, (rows,))?;
     if T::OWNS_TAPE {

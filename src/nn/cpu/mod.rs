@@ -2,6 +2,7 @@
 //! the sizes alone, and sums over pieces run in order, so results do not depend on the number of threads.
 
 mod attention;
+mod cells;
 mod convolution;
 mod crf;
 mod elementwise;
@@ -12,6 +13,7 @@ mod loss;
 mod math;
 mod matmul;
 mod norm;
+mod packed;
 mod pool;
 mod record;
 mod recurrent;

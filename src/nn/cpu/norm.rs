@@ -5,11 +5,11 @@ use dfdx::tensor::{Cpu, PutTape, SplitTape, Tape, TensorFromVec};
 use dfdx::tensor_ops::ReshapeTo;
 use rayon::prelude::*;
 
-use super::record::{Flat, flat, host, record};
+use super::record::{flat, host, record};
 use super::scratch::Scratch;
 use crate::ModelResult;
 use crate::nn::Parameter;
-use crate::nn::backend::{Normalized, Rows, Sequences};
+use crate::nn::backend::{Normalized, Rows, Sequences, Statistics};
 
 /// See [`Backend::layer_norm`](crate::nn::backend::Backend::layer_norm).
 pub(crate) fn layer_norm<T: Tape<f32, Cpu>>(
@@ -96,7 +96,7 @@ pub(crate) fn batch_norm<T: Tape<f32, Cpu>>(
     weight: &Parameter<Cpu>,
     bias: &Parameter<Cpu>,
     epsilon: f32,
-    statistics: Option<(Flat, Flat)>,
+    statistics: Option<Statistics<Cpu>>,
 ) -> ModelResult<Normalized<Cpu, T>> {
     let shape = *x.shape();
     let (batch, channels, pixels) = shape;

@@ -47,6 +47,18 @@ pub(super) fn max_blocks(
     );
 }
 
+/// Where ReLU gave 0 no cell was chosen, and none receives the gradient.
+pub(super) fn forget_clipped(values: &[f32], chosen: &mut [u8]) {
+    super::vectorized(
+        #[inline(always)]
+        || {
+            for (chosen, value) in chosen.iter_mut().zip(values) {
+                *chosen = if *value > 0.0 { *chosen } else { u8::MAX };
+            }
+        },
+    );
+}
+
 /// The gradient of [`max_blocks`]: each value to the cell that was chosen, zero elsewhere.
 pub(super) fn unpool_blocks(
     dy: &[f32],

@@ -8,62 +8,15 @@ use dfdx::tensor::{Cpu, PutTape, SplitTape, Tape, TensorFromVec};
 use dfdx::tensor_ops::ReshapeTo;
 use rayon::prelude::*;
 
+use super::cells::{gru_step, gru_step_back, lstm_step, lstm_step_back};
 use super::elementwise::add;
-use super::math::{sigmoid, tanh};
 use super::matmul::{Accum, matrix, matrix_mut, multiply, multiply_parallel};
+use super::packed::Packed;
 use super::record::{Flat, flat, host, record};
 use super::scratch::Scratch;
 use crate::nn::Parameter;
 use crate::nn::backend::{Cell, Direction, Recurrence, RecurrentRun, Sequences, State};
 use crate::{ModelError, ModelResult};
-
-/// Where the real steps of a batch are.
-#[derive(Debug)]
-struct Packed {
-    /// Sequences by falling length.
-    order: Vec<usize>,
-    lengths: Vec<usize>,
-    /// For each step, its first packed row; one more for the end. The rows of a step are the first ones of `order`.
-    starts: Vec<usize>,
-    length: usize,
-}
-
-impl Packed {
-    fn new(lengths: &[usize], length: usize) -> Self {
-        let mut order: Vec<usize> = (0..lengths.len()).collect();
-        order.sort_by_key(|row| std::cmp::Reverse(lengths[*row]));
-        let longest = lengths.iter().copied().max().unwrap_or(0);
-        let mut starts = vec![0];
-        for step in 0..longest {
-            starts.push(starts[step] + lengths.iter().filter(|length| **length > step).count());
-        }
-        Self { order, lengths: lengths.to_vec(), starts, length }
-    }
-
-    fn steps(&self) -> usize {
-        self.starts.len() - 1
-    }
-
-    fn rows(&self) -> usize {
-        self.starts[self.steps()]
-    }
-
-    /// The packed rows of a step.
-    fn step(&self, step: usize) -> std::ops::Range<usize> {
-        self.starts[step]..self.starts[step + 1]
-    }
-
-    /// Calls `f` with each packed row and the row of `(batch, length)` it stands for.
-    fn each(&self, backward: bool, mut f: impl FnMut(usize, usize)) {
-        for step in 0..self.steps() {
-            for (rank, packed) in self.step(step).enumerate() {
-                let row = self.order[rank];
-                let place = if backward { self.lengths[row] - 1 - step } else { step };
-                f(packed, row * self.length + place);
-            }
-        }
-    }
-}
 
 /// The sizes and weights of one direction.
 struct Run {
@@ -286,112 +239,6 @@ struct Gradients<'a> {
     bias: &'a mut [f32],
     bias_hn: Option<&'a mut [f32]>,
     initial: Option<(&'a mut [f32], &'a mut [f32])>,
-}
-
-/// A row's gates, each as a slice.
-macro_rules! gates_of {
-    ($row:expr, $hidden:expr) => {{
-        let (a, rest) = $row.split_at_mut($hidden);
-        let (b, rest) = rest.split_at_mut($hidden);
-        let (c, d) = rest.split_at_mut($hidden);
-        (a, b, c, &mut d[..$hidden])
-    }};
-}
-
-/// Gates in place, the cell in place, its tangent and the state.
-fn lstm_step(gates: &mut [f32], cell: &mut [f32], cell_tanh: &mut [f32], h: &mut [f32], hidden: usize) {
-    super::vectorized(
-        #[inline(always)]
-        || {
-            let rows = gates.chunks_exact_mut(4 * hidden).zip(cell.chunks_exact_mut(hidden));
-            let rows = rows.zip(cell_tanh.chunks_exact_mut(hidden).zip(h.chunks_exact_mut(hidden)));
-            for ((row, cell), (cell_tanh, h)) in rows {
-                let (i, f, g, o) = gates_of!(row, hidden);
-                for k in 0..hidden {
-                    i[k] = sigmoid(i[k]);
-                    f[k] = sigmoid(f[k]);
-                    g[k] = tanh(g[k]);
-                    o[k] = sigmoid(o[k]);
-                    cell[k] = f[k] * cell[k] + i[k] * g[k];
-                    cell_tanh[k] = tanh(cell[k]);
-                    h[k] = o[k] * cell_tanh[k];
-                }
-            }
-        },
-    );
-}
-
-/// Gates become their gradients; `dc` becomes that of the cell before the step.
-fn lstm_step_back(
-    gates: &mut [f32],
-    (cell_before, cell_tanh): (&[f32], &[f32]),
-    dh: &[f32],
-    dc: &mut [f32],
-    hidden: usize,
-) {
-    super::vectorized(
-        #[inline(always)]
-        || {
-            let rows = gates.chunks_exact_mut(4 * hidden).zip(dh.chunks_exact(hidden).zip(dc.chunks_exact_mut(hidden)));
-            let rows = rows.zip(cell_before.chunks_exact(hidden).zip(cell_tanh.chunks_exact(hidden)));
-            for ((row, (dh, dc)), (before, tanh)) in rows {
-                let (i, f, g, o) = gates_of!(row, hidden);
-                for k in 0..hidden {
-                    let d = dc[k] + dh[k] * o[k] * (1.0 - tanh[k] * tanh[k]);
-                    o[k] = dh[k] * tanh[k] * o[k] * (1.0 - o[k]);
-                    dc[k] = d * f[k];
-                    f[k] = d * before[k] * f[k] * (1.0 - f[k]);
-                    let new = i[k];
-                    i[k] = d * g[k] * new * (1.0 - new);
-                    g[k] = d * new * (1.0 - g[k] * g[k]);
-                }
-            }
-        },
-    );
-}
-
-/// Gates in place (the fourth is the new gate's share of the state) and the state.
-fn gru_step(gates: &mut [f32], before: &[f32], h: &mut [f32], hidden: usize) {
-    super::vectorized(
-        #[inline(always)]
-        || {
-            let rows =
-                gates.chunks_exact_mut(4 * hidden).zip(before.chunks_exact(hidden).zip(h.chunks_exact_mut(hidden)));
-            for (row, (before, h)) in rows {
-                let (r, z, n, share) = gates_of!(row, hidden);
-                for k in 0..hidden {
-                    r[k] = sigmoid(r[k]);
-                    z[k] = sigmoid(z[k]);
-                    n[k] = tanh(n[k] + r[k] * share[k]);
-                    h[k] = n[k] + z[k] * (before[k] - n[k]);
-                }
-            }
-        },
-    );
-}
-
-/// Gates become their gradients; `dh` becomes what reaches the state before the step directly.
-fn gru_step_back(gates: &mut [f32], before: &[f32], dh: &mut [f32], hidden: usize) {
-    super::vectorized(
-        #[inline(always)]
-        || {
-            let rows =
-                gates.chunks_exact_mut(4 * hidden).zip(before.chunks_exact(hidden).zip(dh.chunks_exact_mut(hidden)));
-            for (row, (before, dh)) in rows {
-                let (r, z, n, share) = gates_of!(row, hidden);
-                for k in 0..hidden {
-                    let dn = dh[k] * (1.0 - z[k]) * (1.0 - n[k] * n[k]);
-                    let dz = dh[k] * (before[k] - n[k]) * z[k] * (1.0 - z[k]);
-                    dh[k] *= z[k];
-                    z[k] = dz;
-                    let dr = dn * share[k] * r[k] * (1.0 - r[k]);
-                    share[k] = dn * r[k];
-                    r[k] = dr;
-                    n[k] = dn;
-                }
-            }
-        },
-    );
 }
 
 /// See [`Backend::recurrent`](crate::nn::backend::Backend::recurrent).

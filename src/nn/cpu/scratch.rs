@@ -10,8 +10,8 @@ use crate::nn::Tensor;
 
 static POOL: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
 
-/// Buffers kept for later, at most.
-const KEPT: usize = 64;
+/// Values in the buffers kept for later, at most.
+const KEPT: usize = 1 << 26;
 
 /// A buffer from the pool, which goes back to it.
 #[derive(Debug)]
@@ -24,10 +24,10 @@ impl Scratch {
     /// A buffer of `len` values that were left there by someone else.
     pub(super) fn dirty(len: usize) -> Self {
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
-        // The smallest that is large enough; else the largest, to be grown.
-        let fitting = pool.iter().enumerate().filter(|(_, v)| v.len() >= len).min_by_key(|(_, v)| v.len());
-        let chosen = fitting.map(|(index, _)| index);
-        let mut values = chosen.map(|index| pool.swap_remove(index)).unwrap_or_default();
+        // The smallest that is large enough, unless most of it would lie idle.
+        let fits = |v: &Vec<f32>| v.len() >= len && v.len() / 2 <= len + 1024;
+        let chosen = pool.iter().enumerate().filter(|(_, v)| fits(v)).min_by_key(|(_, v)| v.len()).map(|(at, _)| at);
+        let mut values = chosen.map(|at| pool.remove(at)).unwrap_or_default();
         drop(pool);
         if values.len() < len {
             values = vec![0.0; len];
@@ -76,11 +76,10 @@ impl Drop for Scratch {
         }
         let mut pool = POOL.lock().unwrap_or_else(PoisonError::into_inner);
         pool.push(values);
-        if pool.len() > KEPT {
-            // The smallest costs least to make again.
-            if let Some((index, _)) = pool.iter().enumerate().min_by_key(|(_, v)| v.len()) {
-                pool.swap_remove(index);
-            }
+        // Those that were not wanted for longest go first.
+        let mut kept: usize = pool.iter().map(Vec::len).sum();
+        while kept > KEPT {
+            kept -= pool.remove(0).len();
         }
     }
 }

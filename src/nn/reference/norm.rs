@@ -4,8 +4,8 @@ use dfdx::shapes::{Axes2, Axis, HasShape};
 use dfdx::tensor::{NoneTape, SplitTape, Tape};
 use dfdx::tensor_ops::{BroadcastTo, MeanTo, TryAdd, TryDiv, TryMul, TrySub};
 
-use crate::nn::backend::{Normalized, Rows, Sequences};
-use crate::nn::{Parameter, Tensor};
+use crate::nn::Parameter;
+use crate::nn::backend::{Normalized, Rows, Sequences, Statistics};
 use crate::{Device, ModelResult};
 
 /// See [`Backend::layer_norm`](crate::nn::backend::Backend::layer_norm).
@@ -27,7 +27,7 @@ pub fn batch_norm<D: Device, T: Tape<f32, D>>(
     weight: &Parameter<D>,
     bias: &Parameter<D>,
     epsilon: f32,
-    statistics: Option<(Tensor<(usize,), D>, Tensor<(usize,), D>)>,
+    statistics: Option<Statistics<D>>,
 ) -> ModelResult<Normalized<D, T>> {
     type Channels = Axes2<0, 2>;
     let shape = *x.shape();

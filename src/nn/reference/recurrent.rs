@@ -60,9 +60,8 @@ fn one_direction<D: Device, T: Tape<f32, D>>(
         None => (zeros()?, if cell == Cell::Lstm { Some(zeros()?) } else { None }),
     };
     // The place in the sequence of each step, and whether there is one.
-    let place = |step: usize, row: usize| match lengths[row].checked_sub(step + 1) {
-        Some(rest) => Some(if direction.backward { rest } else { step }),
-        None => None,
+    let place = |step: usize, row: usize| {
+        lengths[row].checked_sub(step + 1).map(|rest| if direction.backward { rest } else { step })
     };
     let mut steps = Vec::with_capacity(length);
     for step in 0..length {
