@@ -97,7 +97,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
         let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
         let mut feed = Feed::new(train, self.options.seed, start);
-        if feed.peek()?.is_none() {
+        // A checkpoint saved at the very end of an epoch has no batch left in it.
+        if feed.peek()?.is_none() && start.batch == 0 {
             let message = "the training data gave no batch, expected at least one".to_owned();
             return Err(Error::new(ErrorKind::Data, message));
         }

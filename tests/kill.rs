@@ -104,12 +104,13 @@ fn killed_runs_end_like_the_unbroken_one() {
     let mut killed = 0;
     while killed < kills {
         let dir = tempfile::tempdir().unwrap();
+        let errors = dir.path().join("stderr");
         loop {
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["child", "--exact", "--nocapture"])
                 .env(DIR, dir.path())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(std::fs::File::create(&errors).unwrap())
                 .spawn()
                 .unwrap();
             std::thread::sleep(Duration::from_millis(rand::thread_rng().gen_range(1..150)));
@@ -120,7 +121,7 @@ fn killed_runs_end_like_the_unbroken_one() {
             } else if child.wait().unwrap().success() {
                 break;
             } else {
-                panic!("the child failed on its own");
+                panic!("the child failed on its own: {}", std::fs::read_to_string(&errors).unwrap());
             }
         }
         assert_eq!(state(dir.path()), expected, "after {killed} kills");

@@ -228,3 +228,18 @@ fn saving_every_so_many_steps_happens_inside_the_verbs() {
     let steps: Vec<_> = estimator.checkpoints().unwrap().iter().map(|info| info.step).collect();
     assert_eq!(steps, [6, 12, 18]);
 }
+
+#[test]
+fn a_run_resumed_at_the_very_end_of_an_epoch_ends_it_without_a_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).save_every(Every::Steps(10)).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap();
+    drop(estimator);
+    // The last save was inside `train`, before the epoch was over: so is the validation that follows in the unbroken run.
+    let mut resumed = in_dir(dir.path()).resume_or_start().unwrap();
+    assert_eq!((resumed.global_step(), resumed.epoch()), (20, 0));
+    resumed.setup(inputs()).unwrap().train().unwrap();
+    assert_eq!((resumed.global_step(), resumed.epoch()), (20, 1));
+    resumed.train().unwrap();
+    assert_eq!((resumed.global_step(), resumed.epoch()), (40, 2));
+}
