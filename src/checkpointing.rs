@@ -12,6 +12,7 @@ use crate::data::{Dataset, Signature};
 use crate::device::Cpu;
 use crate::elistimator::model_outcome;
 use crate::feed::Position;
+use crate::logs::metric_of;
 use crate::metrics::Metrics;
 use crate::nn::variables;
 use crate::optim::Optimizer;
@@ -227,8 +228,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.validated = (self.global_step, Metrics::new());
         }
         for (name, value) in metrics.iter() {
-            let name = if set.is_empty() { name.to_owned() } else { format!("{set}/{name}") };
-            self.validated.1.insert(&name, value);
+            self.validated.1.insert(&metric_of(set, name), value);
         }
         let (step, metrics) = (self.global_step, self.validated.1.clone());
         if self.reader(|store| Ok(store.contains(step)))? {
@@ -333,7 +333,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.origin = Some(state.settings);
         self.training_log = Default::default();
         // Curves of a restored run begin again at its step; what lies behind it is another branch.
-        self.logs.restart(step);
+        self.logs.restart(step, self.validated.1.clone());
         Ok(())
     }
 

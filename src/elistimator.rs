@@ -106,7 +106,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             interrupt::listen()?;
         }
         (self.feed, self.validation) = (Some(feed), validation);
-        self.logs.open(&self.model_dir, self.global_step);
+        let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
+        self.logs.open(&self.model_dir, self.global_step, restored);
         if self.options.describe {
             self.progress.line(&self.description());
         }

@@ -8,6 +8,7 @@ use crate::checkpointing::Which;
 use crate::data::Dataset;
 use crate::elistimator::{before, model_outcome};
 use crate::inputs::InputFn;
+use crate::logs::metric_of;
 use crate::metrics::{MetricState, Metrics};
 use crate::nn::{Tensor, read};
 use crate::progress::{Pass, loss_text};
@@ -127,7 +128,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         pass.finish();
         let metrics = metrics?;
         self.progress.metrics(metrics.iter());
-        self.logs.validation(name, self.global_step, &metrics);
+        // A resumed run validates again what the killed one had just validated: one point in the curves is enough.
+        let is_known = |(metric, value): (&str, f64)| {
+            self.validated.1.get(&metric_of(name, metric)).is_ok_and(|known| known.to_bits() == value.to_bits())
+        };
+        if self.validated.0 != self.global_step || !metrics.iter().all(is_known) {
+            self.logs.validation(name, self.global_step, &metrics);
+        }
         self.attach(name, &metrics)?;
         Ok(metrics)
     }

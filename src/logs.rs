@@ -9,11 +9,18 @@ use crate::summary::SummaryWriter;
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
+/// A metric's name among those of all validation sets.
+pub(crate) fn metric_of(set: &str, name: &str) -> String {
+    if set.is_empty() { name.to_owned() } else { format!("{set}/{name}") }
+}
+
 /// The log files of a model directory, each opened when it first has something to say.
 #[derive(Debug)]
 pub(crate) struct Logs {
     dir: Option<PathBuf>,
-    first_step: u64,
+    step: u64,
+    /// Metrics that the restored checkpoint has: the points of their validation sets at its step are not lost work.
+    restored: Metrics,
     writers: BTreeMap<String, SummaryWriter>,
     lines: Option<StepLog>,
     warned: bool,
@@ -22,18 +29,18 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn new(log_every: Option<LogEvery>) -> Result<Self> {
         let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
-        Ok(Self { dir: None, first_step: 0, writers: BTreeMap::new(), lines, warned: false })
+        Ok(Self { dir: None, step: 0, restored: Metrics::new(), writers: BTreeMap::new(), lines, warned: false })
     }
 
     /// Logs into this model directory from `step` on.
-    pub(crate) fn open(&mut self, model_dir: &Path, step: u64) {
+    pub(crate) fn open(&mut self, model_dir: &Path, step: u64, restored: Metrics) {
         self.dir = Some(model_dir.to_owned());
-        self.restart(step);
+        self.restart(step, restored);
     }
 
     /// Begins new files at this step: readers then drop the points behind it, which belong to another branch of the run.
-    pub(crate) fn restart(&mut self, step: u64) {
-        self.first_step = step + 1;
+    pub(crate) fn restart(&mut self, step: u64, restored: Metrics) {
+        (self.step, self.restored) = (step, restored);
         self.writers.clear();
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
@@ -42,7 +49,10 @@ impl Logs {
 
     fn writer(&mut self, name: &str) -> Option<&mut SummaryWriter> {
         let dir = self.dir.as_ref()?;
-        let first_step = self.first_step;
+        let set = name.strip_prefix("validation").map(|set| set.trim_start_matches('_'));
+        let has_point = |set: &str| self.restored.get(&metric_of(set, "loss")).is_ok();
+        // Training begins after the step; a validation of the step itself is still to come, unless the checkpoint has it.
+        let first_step = if set.is_some_and(|set| !has_point(set)) { self.step } else { self.step + 1 };
         Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
     }
 
