@@ -23,7 +23,9 @@ const PIECE: usize = 20_000_000;
 /// The same on all threads: `out` is cut along its longer side into pieces whose number depends on the sizes alone.
 pub(super) fn multiply_parallel(out: MatMut<'_, f32>, accum: Accum, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
     let work = out.nrows().saturating_mul(out.ncols()).saturating_mul(a.ncols()).saturating_mul(2);
-    multiply_pieces(out, accum, a, b, (work / PIECE).clamp(1, 8));
+    // A power of two, so that two or four threads have the same share.
+    let pieces = (work / PIECE).clamp(1, 8).next_power_of_two();
+    multiply_pieces(out, accum, a, b, pieces);
 }
 
 fn multiply_pieces(out: MatMut<'_, f32>, accum: Accum, a: MatRef<'_, f32>, b: MatRef<'_, f32>, pieces: usize) {
