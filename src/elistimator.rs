@@ -92,7 +92,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             validation.push((name, self.prepare(dataset?, "validation")?));
         }
         let is_new_data = self.check_settings(&train, inputs.new_data)?;
-        self.writer()?;
+        let (retention, monitor) = (self.options.retention.clone(), self.options.monitor.clone());
+        let resumed = self.origin.is_some();
+        let store = self.writer()?;
+        if resumed {
+            // What a run that was killed after its last save had no time to delete.
+            store.rotate(&retention, &monitor);
+        }
         let start = self.position();
         let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
         let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };

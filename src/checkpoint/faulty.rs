@@ -18,7 +18,8 @@ struct Files {
     durable: BTreeMap<PathBuf, Node>,
     operations: u64,
     fail_at: Option<u64>,
-    /// From the failing operation on everything fails, as after a crash.
+    /// Whether everything fails from the failing operation on, as after a crash.
+    dies: bool,
     dead: bool,
 }
 
@@ -36,10 +37,7 @@ impl FaultyDisk {
     /// The `n`-th operation from now fails; and all after it, if the machine is to `die`.
     pub(crate) fn fail_at(&self, n: u64, die: bool) {
         let mut files = self.files();
-        (files.operations, files.fail_at, files.dead) = (0, Some(n), false);
-        if die {
-            files.fail_at = Some(n);
-        }
+        (files.operations, files.fail_at, files.dies, files.dead) = (0, Some(n), die, false);
     }
 
     /// Whether the failure has come.
@@ -83,15 +81,12 @@ impl FaultyDisk {
         let mut files = self.files();
         files.operations += 1;
         if files.dead || files.fail_at.is_some_and(|n| files.operations == n + 1) {
+            files.dead = files.dies;
             return Err(io::Error::other("the disk refuses"));
         }
         Ok(files)
     }
 }
-
-/// A machine that dies at the failing operation: everything after it fails as well.
-#[derive(Debug, Clone)]
-pub(crate) struct Dying(pub(crate) FaultyDisk);
 
 fn below<'f>(files: &'f BTreeMap<PathBuf, Node>, dir: &'f Path) -> impl Iterator<Item = &'f PathBuf> {
     files.keys().filter(move |path| path.starts_with(dir) && *path != dir)
@@ -165,7 +160,9 @@ impl Storage for FaultyDisk {
         let mut files = self.operate()?;
         let names: Vec<PathBuf> = below(&files.now, path).filter(|name| name.parent() == Some(path)).cloned().collect();
         let gone: Vec<PathBuf> = below(&files.durable, path)
-            .filter(|name| !files.now.contains_key(path.join(name.strip_prefix(path).unwrap().iter().next().unwrap()).as_path()))
+            .filter(|name| {
+                !files.now.contains_key(path.join(name.strip_prefix(path).unwrap().iter().next().unwrap()).as_path())
+            })
             .cloned()
             .collect();
         for name in gone {

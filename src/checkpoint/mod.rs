@@ -2,6 +2,10 @@
 //!
 //! The format is described byte by byte in `docs/format.md`.
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod faulty;
 mod fs;
 mod index;
 mod retention;

@@ -387,10 +387,11 @@ impl Store {
         let bytes = metrics_to_bytes(metrics)?;
         self.storage.write_new(&temporary, &bytes).map_err(|error| Error::io("write", &temporary, error))?;
         self.storage.rename(&temporary, &path).map_err(|error| Error::io("replace", &path, error))?;
-        self.storage.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
+        // The file is the new one from here on, whatever else fails: the list must not say otherwise.
         if let Some(info) = self.checkpoints.get_mut(&step) {
             info.metrics = Some(metrics.clone());
         }
+        self.storage.sync_dir(&dir).map_err(|error| Error::io("sync", &dir, error))?;
         self.write_index();
         Ok(())
     }
@@ -413,7 +414,8 @@ impl Store {
         Ok(())
     }
 
-    fn rotate(&mut self, retention: &Retention, monitor: &Monitor) {
+    /// Deletes what is not to be kept.
+    pub(crate) fn rotate(&mut self, retention: &Retention, monitor: &Monitor) {
         for step in retention.to_delete(&self.list(), monitor) {
             let Some(info) = self.checkpoints.get(&step) else { continue };
             let path = info.path.clone();

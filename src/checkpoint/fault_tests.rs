@@ -1,0 +1,290 @@
+//! Saves that fail, machines that die, and files that are damaged: at every operation, in every byte.
+//!
+//! Each rule of the store was taken out once to see a test here turn red; the test that did is named with the rule.
+
+use std::path::{Path, PathBuf};
+
+use crate::ErrorKind;
+use crate::checkpoint::faulty::FaultyDisk;
+use crate::checkpoint::{Access, MetricValues, Mode, Monitor, Retention, Snapshot, State, Store, Tensors};
+
+fn dir() -> PathBuf {
+    PathBuf::from("/run/checkpoints")
+}
+
+fn open(disk: &FaultyDisk) -> Store {
+    Store::with_storage(Box::new(disk.clone()), dir(), Access::Write).unwrap()
+}
+
+fn snapshot(step: u64, value: f32, loss: Option<f64>) -> Snapshot {
+    let tensors = |name: &str| Tensors::new(vec![(name.to_owned(), vec![2], vec![value, step as f32])]).unwrap();
+    Snapshot {
+        step,
+        model: tensors("weight"),
+        optimizer: tensors("velocity/weight"),
+        hyper_parameters: b"{}".to_vec(),
+        state: State::new(step, 7),
+        metrics: loss.map(|loss| MetricValues::from([("loss".to_owned(), loss)])),
+    }
+}
+
+/// Everything but what the save itself fills in.
+fn same(found: &Snapshot, expected: &Snapshot) -> bool {
+    found.step == expected.step
+        && found.model == expected.model
+        && found.optimizer == expected.optimizer
+        && found.hyper_parameters == expected.hyper_parameters
+}
+
+fn save(store: &mut Store, snapshot: &Snapshot, keep: usize) -> crate::Result<()> {
+    store.save(snapshot, &Retention::last(keep), &Monitor::default()).map(|_| ())
+}
+
+/// Runs `write` on a disk that already has steps 1 (the best) and 2, once for every operation that can fail in it.
+/// After each, with a power cut or without, what was acknowledged before must be there.
+fn at_every_operation(keep: usize, write: impl Fn(&mut Store) -> crate::Result<()>, check: impl Fn(&Store, bool)) {
+    for (die, cut) in [(false, false), (true, false), (true, true), (false, true)] {
+        for n in 0.. {
+            let disk = FaultyDisk::default();
+            let mut store = open(&disk);
+            save(&mut store, &snapshot(1, 0.5, Some(0.1)), keep).unwrap();
+            save(&mut store, &snapshot(2, 0.25, Some(0.2)), keep).unwrap();
+            disk.fail_at(n, die);
+            let acknowledged = write(&mut store).is_ok();
+            let failed = disk.has_failed();
+            if cut {
+                disk.cut_power();
+            } else {
+                disk.heal();
+            }
+            if !die && !cut {
+                // The same process goes on, and the next save works.
+                save(&mut store, &snapshot(9, 9.0, None), 0).unwrap();
+                assert!(same(&store.load(9).unwrap(), &snapshot(9, 9.0, None)), "operation {n}");
+            }
+            drop(store);
+            let store = open(&disk);
+            check(&store, acknowledged);
+            for info in store.list() {
+                store
+                    .load(info.step)
+                    .unwrap_or_else(|error| panic!("operation {n}: a listed checkpoint is damaged: {error}"));
+            }
+            store.load_latest().unwrap();
+            if !failed {
+                break;
+            }
+        }
+    }
+}
+
+/// Red without: the fsync of the files, that of the directory, the temporary name, deleting after the rename.
+#[test]
+fn a_failed_or_torn_save_loses_nothing() {
+    at_every_operation(
+        5,
+        |store| save(store, &snapshot(3, 0.75, Some(0.3)), 5),
+        |store, acknowledged| {
+            assert!(same(&store.load(1).unwrap(), &snapshot(1, 0.5, None)));
+            assert!(same(&store.load(2).unwrap(), &snapshot(2, 0.25, None)));
+            if acknowledged {
+                assert!(same(&store.load(3).unwrap(), &snapshot(3, 0.75, None)));
+            }
+        },
+    );
+}
+
+/// Red without: the pin on best; deleting before the new one is durable.
+#[test]
+fn rotation_that_fails_or_is_cut_keeps_the_best_and_one_checkpoint_always() {
+    at_every_operation(
+        1,
+        |store| save(store, &snapshot(3, 0.75, Some(0.3)), 1),
+        |store, acknowledged| {
+            assert!(same(&store.load(1).unwrap(), &snapshot(1, 0.5, None)), "the best is never deleted");
+            assert!(store.contains(2) || store.contains(3), "the latest is never deleted before the next is there");
+            if acknowledged {
+                assert!(same(&store.load(3).unwrap(), &snapshot(3, 0.75, None)));
+            }
+        },
+    );
+}
+
+/// Red without: setting the old one aside, and putting it back when the directory is opened.
+#[test]
+fn replacing_a_step_leaves_the_old_or_the_new_one() {
+    at_every_operation(
+        5,
+        |store| save(store, &snapshot(2, 0.75, None), 5),
+        |store, acknowledged| {
+            let found = store.load(2).unwrap();
+            let (old, new) = (snapshot(2, 0.25, None), snapshot(2, 0.75, None));
+            assert!(same(&found, &new) || (!acknowledged && same(&found, &old)));
+        },
+    );
+}
+
+/// Red without: dropping the index before the metrics are replaced.
+#[test]
+fn attached_metrics_are_the_old_or_the_new_ones() {
+    let fresh = MetricValues::from([("loss".to_owned(), 0.05)]);
+    at_every_operation(
+        5,
+        |store| store.attach_metrics(2, &fresh),
+        |store, acknowledged| {
+            let info = store.list().into_iter().find(|info| info.step == 2).unwrap();
+            let loss = info.metrics.unwrap()["loss"];
+            assert!(loss == 0.05 || (!acknowledged && loss == 0.2), "{loss}");
+            assert_eq!(store.load(2).unwrap().metrics.unwrap()["loss"], loss, "index and file agree");
+            assert_eq!(store.best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
+        },
+    );
+}
+
+/// Red without: the checksums, the lengths, the version, the limits of the parsers.
+#[test]
+fn every_flipped_bit_and_every_truncation_of_a_checkpoint_is_noticed() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    save(&mut store, &snapshot(1, 0.5, Some(0.1)), 5).unwrap();
+    let checkpoint = store.list()[0].path.clone();
+    let files: Vec<PathBuf> = disk.paths().into_iter().filter(|path| path.parent() == Some(&checkpoint)).collect();
+    assert_eq!(files.len(), 5);
+    for file in files {
+        let good = disk.bytes(&file).unwrap();
+        let check = |bytes: &[u8], what: String| {
+            disk.set_bytes(&file, bytes);
+            let error = store.load(1).expect_err(&what);
+            assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported), "{what}: {error}");
+            let name = file.file_name().unwrap().to_str().unwrap();
+            assert!(error.to_string().contains(name), "{what}: the file is named: {error}");
+        };
+        for bit in 0..8 * good.len() {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            check(&bytes, format!("{} bit {bit}", file.display()));
+        }
+        for end in 0..good.len() {
+            check(&good[..end], format!("{} cut at {end}", file.display()));
+            let mut zeroed = good.clone();
+            zeroed[end..].fill(0);
+            if zeroed != good {
+                check(&zeroed, format!("{} zeros from {end}", file.display()));
+            }
+        }
+        check(&[&good[..], &[0]].concat(), "a byte appended".into());
+        disk.set_bytes(&file, &good);
+    }
+    store.load(1).unwrap();
+}
+
+#[test]
+fn files_of_two_valid_checkpoints_do_not_mix() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    save(&mut store, &snapshot(1, 0.5, None), 5).unwrap();
+    save(&mut store, &snapshot(2, 0.25, None), 5).unwrap();
+    let (one, two) = (store.list()[0].path.clone(), store.list()[1].path.clone());
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let good = disk.bytes(&one.join(file)).unwrap();
+        disk.set_bytes(&one.join(file), &disk.bytes(&two.join(file)).unwrap());
+        assert_eq!(store.load(1).unwrap_err().kind(), ErrorKind::Corrupt, "{file}");
+        disk.set_bytes(&one.join(file), &good);
+    }
+    // A whole checkpoint under another's name is left out.
+    let state = disk.bytes(&two.join("state.bin")).unwrap();
+    disk.set_bytes(&one.join("state.bin"), &state);
+    disk.remove(&dir().join("elistimator_meta"));
+    drop(store);
+    assert_eq!(open(&disk).list().iter().map(|info| info.step).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn the_index_is_only_a_cache() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    save(&mut store, &snapshot(1, 0.5, Some(0.1)), 5).unwrap();
+    save(&mut store, &snapshot(2, 0.25, Some(0.2)), 5).unwrap();
+    store.pin(2, true).unwrap();
+    let expected = store.list();
+    drop(store);
+    let index = dir().join("elistimator_meta");
+    let good = disk.bytes(&index).unwrap();
+    for bytes in [&b""[..], b"garbage", &good[..good.len() - 1], &[0; 4096]] {
+        disk.set_bytes(&index, bytes);
+        assert_eq!(open(&disk).list(), expected);
+    }
+    disk.remove(&index);
+    assert_eq!(open(&disk).list(), expected);
+}
+
+#[test]
+fn a_damaged_latest_falls_back_to_the_newest_whole_one() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    for step in [10, 30, 20] {
+        save(&mut store, &snapshot(step, step as f32, None), 5).unwrap();
+    }
+    assert_eq!(store.load_latest().unwrap().step, 20, "the latest is what was saved last");
+    disk.set_bytes(&dir().join("model_iter-0000000020").join("model.safetensors"), b"");
+    assert_eq!(store.load_latest().unwrap().step, 30);
+    disk.remove(&dir().join("model_iter-0000000030").join("state.bin"));
+    assert_eq!(store.load_latest().unwrap().step, 10);
+    disk.remove(&dir().join("model_iter-0000000010").join("state.bin"));
+    assert!(store.load_latest().is_err());
+}
+
+/// Red without: the NaN rule.
+#[test]
+fn weights_that_are_not_finite_are_flagged_and_never_best() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    save(&mut store, &snapshot(1, f32::NAN, Some(0.0)), 5).unwrap();
+    save(&mut store, &snapshot(2, 1.0, Some(0.5)), 5).unwrap();
+    assert_eq!(store.best(&Monitor::default()).unwrap().step, 2);
+    assert_eq!(store.best(&Monitor::new("loss", Mode::Max)).unwrap().step, 2);
+    drop(store);
+    assert!(!open(&disk).list()[0].is_finite);
+}
+
+#[test]
+fn leftovers_are_tidied_and_foreign_files_stay() {
+    let disk = FaultyDisk::default();
+    drop(open(&disk));
+    let ours = dir().join(format!(".tmp-{}-1", std::process::id()));
+    let foreign = dir().join("notes.txt");
+    disk.set_bytes(&ours, b"half");
+    disk.set_bytes(&foreign, b"mine");
+    disk.set_bytes(&dir().join("model_iter-7"), b"not ours either");
+    let mut store = open(&disk);
+    assert!(disk.bytes(&ours).is_none());
+    // A leftover of our own next name, made after the tidying.
+    disk.set_bytes(&ours, b"in the way");
+    save(&mut store, &snapshot(1, 1.0, None), 1).unwrap();
+    save(&mut store, &snapshot(2, 1.0, None), 1).unwrap();
+    assert_eq!(disk.bytes(&foreign).unwrap(), b"mine");
+    assert_eq!(store.list().len(), 1);
+    assert!(Path::new("/run/checkpoints/model_iter-0000000002") == store.list()[0].path);
+}
+
+#[test]
+fn a_hundred_thousand_checkpoints_open_in_a_second() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    save(&mut store, &snapshot(1, 1.0, Some(0.1)), 0).unwrap();
+    let mut all = store.list();
+    for step in 2..=100_000 {
+        let mut info = all[0].clone();
+        (info.step, info.order) = (step, step);
+        info.path = dir().join(crate::checkpoint::index::dir_name(step));
+        all.push(info);
+    }
+    let index = crate::checkpoint::index::to_bytes(&all).unwrap();
+    let start = std::time::Instant::now();
+    let read = crate::checkpoint::index::from_bytes(&index, &dir()).unwrap();
+    let best = Monitor::default().best(&read).unwrap().step;
+    let deleted = Retention::last(5).to_delete(&read, &Monitor::default()).len();
+    let seconds = start.elapsed().as_secs_f64();
+    assert_eq!((read.len(), best, deleted), (100_000, 1, 99_994));
+    assert!(seconds < 1.0 || cfg!(debug_assertions), "{seconds} s");
+}
