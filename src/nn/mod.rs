@@ -15,6 +15,7 @@ mod linear;
 mod loss;
 mod network;
 mod parameter;
+mod pattern;
 mod pool2d;
 mod random;
 #[doc(hidden)]
@@ -35,6 +36,7 @@ pub use loss::sparse_cross_entropy;
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub(crate) use parameter::read;
 pub use parameter::{Parameter, host_reads};
+pub(crate) use pattern::matches;
 pub use pool2d::{AvgPool2D, GlobalPool2D, MaxPool2D};
 pub use random::RandomStream;
 #[doc(hidden)]

@@ -1,11 +1,13 @@
 //! Optimisers with state that checkpoints hold, and learning-rate schedules.
 
+mod adaptive;
 mod config;
 mod early_stopping;
 mod optimizer;
 mod schedule;
 pub(crate) mod update;
 
+pub use adaptive::{Adagrad, Ftrl, Lamb};
 pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;

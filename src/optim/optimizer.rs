@@ -21,7 +21,15 @@ pub struct Optimizer<D: Device> {
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     rule: usize,
+    decays: bool,
+    is_frozen: bool,
     updates: u64,
+}
+
+impl Slot {
+    fn new(config: &OptimizerConfig, name: &str) -> Self {
+        Self { rule: config.rule_of(name), decays: config.decays(name), is_frozen: config.is_frozen(name), updates: 0 }
+    }
 }
 
 impl<D: Device> Optimizer<D> {
@@ -61,17 +69,21 @@ impl<D: Device> Optimizer<D> {
         net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
             let PartMut::Parameter(parameter) = part else { return Ok(()) };
             if slots.len() == index {
-                slots.push(Slot { rule: config.rule_of(name), updates: 0 });
+                slots.push(Slot::new(config, name));
             }
             let slot = &mut slots[index];
             index += 1;
-            if !parameter.is_trainable() || scope.is_some_and(|scope| !name.starts_with(scope)) {
+            if !parameter.is_trainable() || slot.is_frozen || scope.is_some_and(|scope| !name.starts_with(scope)) {
                 return Ok(());
             }
             slot.updates += 1;
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
-            D::update(slot.updates, rule, rate, parameter, gradients, moments)
+            if slot.decays {
+                D::update(slot.updates, rule, rate, parameter, gradients, moments)
+            } else {
+                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments)
+            }
         }))
     }
 
@@ -120,7 +132,7 @@ impl<D: Device> Optimizer<D> {
                     }
                 },
             };
-            slots.push(Slot { rule, updates });
+            slots.push(Slot { updates, ..Slot::new(&self.config, name) });
             if updates == 0 {
                 return Ok(());
             }

@@ -6,11 +6,11 @@ use dfdx::tensor::Cpu;
 use dfdx::tensor::Cuda;
 use rayon::prelude::*;
 
-use crate::Device;
-use crate::ModelResult;
+use crate::{Device, Error, ErrorKind, ModelResult};
 use crate::nn::backend::Backend;
 use crate::nn::{Gradients, Parameter};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
+use crate::optim::{Adagrad, Ftrl, Lamb};
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -89,6 +89,10 @@ fn stock<D: Device>(
             // The mean of the gradients is for the centred variant only; the kernel neither reads nor writes it without.
             let mut unused = gradient.clone();
             parameter.update(|tensor| Ok(config.try_update(tensor, velocity, square, &mut unused, gradient)?))
+        }
+        Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => {
+            let message = "Adagrad, FTRL and LAMB run on the CPU only so far; on other devices use Sgd, Adam or RmsProp";
+            Err(Error::new(ErrorKind::Unsupported, message).into())
         }
     }
 }
@@ -170,7 +174,56 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &[f32],
                 *w -= lr * step;
             });
         }
+        Rule::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => {
+            let (initial, epsilon, l2) = (*initial_accumulator as f32, *epsilon as f32, *weight_decay as f32);
+            each(weights, gradient, m, v, |w, g, sum, _| {
+                let g = g + l2 * *w;
+                *sum += g * g;
+                *w -= lr * g / ((initial + *sum).sqrt() + epsilon);
+            });
+        }
+        Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
+            let (initial, l1, l2) = (*initial_accumulator as f32, *l1 as f32, *l2 as f32);
+            each(weights, gradient, m, v, |w, g, sum, linear| {
+                let before = (initial + *sum).sqrt();
+                *sum += g * g;
+                let root = (initial + *sum).sqrt();
+                *linear += g - (root - before) / lr * *w;
+                let shrunk = l1.copysign(*linear) - *linear;
+                *w = if linear.abs() > l1 { shrunk / (root / lr + 2.0 * l2) } else { 0.0 };
+            });
+        }
+        Rule::Lamb(lamb) => fused_lamb(step, lamb, lr, weights, gradient, m, v),
     }
+}
+
+/// Two passes, since the length of the step depends on the norms of the whole parameter.
+fn fused_lamb(step: u64, lamb: &Lamb, lr: f32, weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let [b1, b2] = lamb.betas.map(|beta| beta as f32);
+    let [c1, c2] = lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
+    let (epsilon, decay) = (lamb.epsilon as f32, lamb.weight_decay as f32);
+    let direction = |w: f32, m: f32, v: f32| (m * c1) / ((v * c2).sqrt() + epsilon) + decay * w;
+    each(weights, gradient, m, v, |_, g, m, v| {
+        *m = b1 * *m + (1.0 - b1) * g;
+        *v = b2 * *v + (1.0 - b2) * g * g;
+    });
+    // Summed chunk by chunk in their order, so that the result does not depend on the threads.
+    let squares: Vec<(f64, f64)> = weights
+        .par_chunks(CHUNK)
+        .zip(m.par_chunks(CHUNK))
+        .zip(v.par_chunks(CHUNK))
+        .map(|((weights, m), v)| {
+            weights.iter().zip(m).zip(v).fold((0.0, 0.0), |(ww, uu), ((&w, &m), &v)| {
+                let u = f64::from(direction(w, m, v));
+                (ww + f64::from(w) * f64::from(w), uu + u * u)
+            })
+        })
+        .collect();
+    let (ww, uu) = squares.iter().fold((0.0, 0.0), |(ww, uu), (w, u)| (ww + w, uu + u));
+    let ratio = if ww > 0.0 && uu > 0.0 { (ww / uu).sqrt() } else { 1.0 };
+    let rate = lr * ratio as f32;
+    each(weights, gradient, m, v, |w, _, m, v| *w -= rate * direction(*w, *m, *v));
 }
 
 /// Applies `f` to every element, in parallel over fixed chunks. State that a rule does not have is an empty slice, and stands
