@@ -24,6 +24,7 @@
 //!
 //! [dfdx]: https://docs.rs/dfdx
 
+mod accumulation;
 mod builder;
 pub mod checkpoint;
 mod checkpointing;

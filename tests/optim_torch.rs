@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use elistimator::Device;
 use elistimator::dfdx::tensor::{Cpu, TensorFromVec, Trace};
-use elistimator::dfdx::tensor_ops::{Backward, TryMul, TrySub};
+use elistimator::dfdx::tensor_ops::{Backward, SumTo, TryMul, TrySub};
 use elistimator::nn::{Gradients, Parameter};
 use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::prelude::DeviceSpec;

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 
 use crate::{Device, Error, ErrorKind, ModelResult};
 use crate::nn::backend::Backend;
-use crate::nn::{Gradients, Parameter};
+use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
-use crate::optim::{Adagrad, Ftrl, Lamb};
+use crate::optim::{Adagrad, Ftrl, Lamb, gradient};
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -31,6 +31,51 @@ pub trait Update: Backend {
         Self: Device,
     {
         stock(step, rule, learning_rate, parameter, gradients, moments)
+    }
+
+    /// Clips every value of a parameter's gradient.
+    #[doc(hidden)]
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::clip_value(parameter, gradients, limit)
+    }
+
+    /// The sum of the squares of a parameter's gradient, left on the device.
+    #[doc(hidden)]
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>>
+    where
+        Self: Device,
+    {
+        gradient::square_sum(parameter, gradients)
+    }
+
+    /// Multiplies a parameter's gradient.
+    #[doc(hidden)]
+    fn scale(
+        parameter: &Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        factor: &Tensor<(), Self>,
+    ) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::scale(parameter, gradients, factor)
+    }
+
+    /// Adds `weight` times a parameter's gradient to a sum.
+    #[doc(hidden)]
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::add(parameter, sum, gradients, weight)
     }
 }
 
@@ -127,6 +172,31 @@ impl Update for Cpu {
             **second.get_or_alloc_mut(&ghost)? = v;
         }
         Ok(())
+    }
+
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()> {
+        gradient::host::clip_value(parameter, gradients, limit)
+    }
+
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>> {
+        gradient::host::square_sum(parameter, gradients)
+    }
+
+    fn scale(
+        parameter: &Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        factor: &Tensor<(), Self>,
+    ) -> ModelResult<()> {
+        gradient::host::scale(parameter, gradients, factor)
+    }
+
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()> {
+        gradient::host::add(parameter, sum, gradients, weight)
     }
 }
 
