@@ -223,7 +223,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
     }
 
-    fn reader<T>(&self, read: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
+    pub(crate) fn reader<T>(&self, read: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
         match &self.store {
             Some(store) => read(store),
             None => read(&Store::open(&self.model_dir, Access::Read)?),

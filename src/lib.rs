@@ -47,11 +47,13 @@ pub mod optim;
 mod prediction;
 pub mod prelude;
 pub mod progress;
+mod range_test;
 mod settings;
 mod setup;
 pub mod summary;
 mod training_log;
 mod unwind;
+mod variables;
 
 pub(crate) use setup::lock;
 
@@ -67,4 +69,6 @@ pub use hashes::Hashes;
 pub use inputs::{InputFn, Inputs};
 pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
 pub use prediction::{Predictions, Request};
+pub use range_test::RangeTest;
 pub use settings::{Difference, Setting};
+pub use variables::WarmStart;

@@ -6,6 +6,7 @@ mod config;
 mod early_stopping;
 mod gradient;
 mod optimizer;
+mod plateau;
 mod schedule;
 pub(crate) mod update;
 
@@ -14,5 +15,6 @@ pub use average::WeightAverage;
 pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;
+pub use plateau::ReduceOnPlateau;
 pub use schedule::Schedule;
 pub(crate) use update::Update;
