@@ -251,7 +251,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (model, streams) = variables::read(&self.net).map_err(ModelError::into_error)?;
         let mut optimizer = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
         if let Some((average, _)) = &self.ema {
-            optimizer.extend(average.tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)));
+            optimizer.extend(
+                average.tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)),
+            );
         }
         let hyper_parameters = serde_json::to_vec(&*self.model).map_err(|error| {
             Error::with_source(ErrorKind::InvalidArgument, "the model function cannot be serialised as JSON", error)

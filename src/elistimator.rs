@@ -274,10 +274,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Saves what a failed verb leaves, if that was asked for and the weights are sound.
     fn save_after(&mut self, error: &Error) {
         let is_sound = matches!(error.kind(), ErrorKind::Data | ErrorKind::Model | ErrorKind::Interrupted);
-        if self.options.save_on_error && is_sound {
-            if let Err(second) = self.save_ckpt() {
-                log::error!("cannot save after \"{error}\": {second}");
-            }
+        if self.options.save_on_error
+            && is_sound
+            && let Err(second) = self.save_ckpt()
+        {
+            log::error!("cannot save after \"{error}\": {second}");
         }
     }
 

@@ -175,7 +175,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     fn swap_ema(&mut self) -> Result<()> {
         let (average, _) = self.ema.as_mut().ok_or_else(|| {
-            Error::new(ErrorKind::WrongOrder, "there is no average of the weights: ask for one with `Builder::ema(0.999)`")
+            Error::new(
+                ErrorKind::WrongOrder,
+                "there is no average of the weights: ask for one with `Builder::ema(0.999)`",
+            )
         })?;
         average.swap(&mut self.net)
     }

@@ -110,7 +110,7 @@ impl<D: Device> WeightAverage<D> {
     }
 
     /// The averages, to be saved: name, dimensions, values.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+    pub fn tensors(&self) -> Vec<Named> {
         let named = |(name, value): (&String, &Parameter<D>)| (name.clone(), value.dims().to_vec(), value.values());
         self.values.iter().map(named).collect()
     }

@@ -24,8 +24,7 @@ fn read<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>) -> Mo
 
 fn write<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>, values: Flat<D>) -> ModelResult<()> {
     let identity = parameter.identity();
-    let mut fresh =
-        identity.clone().trace(Gradients::leaky()).try_mul(values)?.try_sum::<(), _>()?.try_backward()?;
+    let mut fresh = identity.clone().trace(Gradients::leaky()).try_mul(values)?.try_sum::<(), _>()?.try_backward()?;
     std::mem::swap(gradients.get_or_alloc_mut(&identity)?, fresh.get_or_alloc_mut(&identity)?);
     Ok(())
 }

@@ -6,8 +6,8 @@ use dfdx::tensor_ops::{SumTo, TryStack};
 
 use crate::nn::variables::Named;
 use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
-use crate::optim::{OptimizerConfig, gradient};
 use crate::optim::update::Moments;
+use crate::optim::{OptimizerConfig, gradient};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 
 /// Applies gradients to a network, and holds what the rule remembers: velocities, moments, the count of updates. The estimator
@@ -43,7 +43,13 @@ impl<D: Device> Optimizer<D> {
     /// With nothing remembered yet.
     pub fn new(config: OptimizerConfig) -> Self {
         let learning_rate = config.learning_rate();
-        Self { config, learning_rate, moments: [Gradients::leaky(), Gradients::leaky()], slots: Vec::new(), gradient_norms: Vec::new() }
+        Self {
+            config,
+            learning_rate,
+            moments: [Gradients::leaky(), Gradients::leaky()],
+            slots: Vec::new(),
+            gradient_norms: Vec::new(),
+        }
     }
 
     /// The learning rate of the next update, for parameters outside groups.
@@ -145,7 +151,7 @@ impl<D: Device> Optimizer<D> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<Named>> {
         let mut tensors = Vec::new();
         let mut slots = self.slots.iter();
         net.visit(&mut Visitor::new(&mut |name, part| {

@@ -6,11 +6,11 @@ use dfdx::tensor::Cpu;
 use dfdx::tensor::Cuda;
 use rayon::prelude::*;
 
-use crate::{Device, Error, ErrorKind, ModelResult};
 use crate::nn::backend::Backend;
 use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
 use crate::optim::{Adagrad, Ftrl, Lamb, gradient};
+use crate::{Device, Error, ErrorKind, ModelResult};
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -53,11 +53,7 @@ pub trait Update: Backend {
 
     /// Multiplies a parameter's gradient.
     #[doc(hidden)]
-    fn scale(
-        parameter: &Parameter<Self>,
-        gradients: &mut Gradients<Self>,
-        factor: &Tensor<(), Self>,
-    ) -> ModelResult<()>
+    fn scale(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, factor: &Tensor<(), Self>) -> ModelResult<()>
     where
         Self: Device,
     {
@@ -136,7 +132,8 @@ fn stock<D: Device>(
             parameter.update(|tensor| Ok(config.try_update(tensor, velocity, square, &mut unused, gradient)?))
         }
         Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => {
-            let message = "Adagrad, FTRL and LAMB run on the CPU only so far; on other devices use Sgd, Adam or RmsProp";
+            let message =
+                "Adagrad, FTRL and LAMB run on the CPU only so far; on other devices use Sgd, Adam or RmsProp";
             Err(Error::new(ErrorKind::Unsupported, message).into())
         }
     }
