@@ -1,5 +1,5 @@
 //! Micro-batches whose gradients are summed make the update of the large batch.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,5 +1,5 @@
 //! Averages of weights in the estimator: what they hold, that they are never trained, and that they outlive the process.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Every optimiser follows PyTorch's (or its paper's formula, see `data/optim_torch.py`) for 100 steps on a fixed problem.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 
