@@ -45,6 +45,8 @@ pub(crate) struct Options {
     pub(crate) summary_every: u64,
     pub(crate) save_every: Option<Every>,
     pub(crate) not_finite: NotFinite,
+    pub(crate) accumulate: usize,
+    pub(crate) ema: Option<(f64, u64)>,
     pub(crate) interrupts: bool,
     pub(crate) save_on_error: bool,
     pub(crate) describe: bool,
@@ -65,6 +67,8 @@ impl Default for Options {
             summary_every: 1,
             save_every: None,
             not_finite: NotFinite::default(),
+            accumulate: 1,
+            ema: None,
             interrupts: false,
             save_on_error: false,
             describe: false,
@@ -173,6 +177,29 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     #[must_use]
     pub fn on_not_finite(mut self, policy: NotFinite) -> Self {
         self.options.not_finite = policy;
+        self
+    }
+
+    /// Takes so many batches for one step: their gradients are averaged by numbers of examples, so that the update is that of
+    /// one large batch, in the memory of a small one. What an epoch has left over at its end makes a smaller step.
+    /// 1 unless set; 0 counts as 1.
+    #[must_use]
+    pub fn accumulate(mut self, batches: usize) -> Self {
+        self.options.accumulate = batches.max(1);
+        self
+    }
+
+    /// Keeps an exponential average of the weights with this decay (0.999, say), updated after every step and saved in
+    /// checkpoints; [`Elistimator::with_ema`] evaluates and predicts with it. `build` refuses a decay outside 0 to 1.
+    #[must_use]
+    pub fn ema(self, decay: f64) -> Self {
+        self.ema_every(decay, 1)
+    }
+
+    /// The same, updated after every global step that `steps` divides.
+    #[must_use]
+    pub fn ema_every(mut self, decay: f64, steps: u64) -> Self {
+        self.options.ema = Some((decay, steps.max(1)));
         self
     }
 

@@ -19,6 +19,9 @@ use crate::optim::Optimizer;
 use crate::settings::{Difference, Saved, Setting, check, differences};
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
+/// What the names of averaged weights begin with among the optimiser's state.
+const EMA: &str = "ema/";
+
 /// Which checkpoint of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Which {
@@ -215,7 +218,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
     }
 
-    fn reader<T>(&self, read: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
+    pub(crate) fn reader<T>(&self, read: impl FnOnce(&Store) -> Result<T>) -> Result<T> {
         match &self.store {
             Some(store) => read(store),
             None => read(&Store::open(&self.model_dir, Access::Read)?),
@@ -259,7 +262,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// All state, as bytes and numbers.
     fn snapshot(&self) -> Result<Snapshot> {
         let (model, streams) = variables::read(&self.net).map_err(ModelError::into_error)?;
-        let optimizer = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
+        let mut optimizer = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
+        if let Some((average, _)) = &self.ema {
+            optimizer.extend(
+                average.tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)),
+            );
+        }
         let hyper_parameters = serde_json::to_vec(&*self.model).map_err(|error| {
             Error::with_source(ErrorKind::InvalidArgument, "the model function cannot be serialised as JSON", error)
         })?;
@@ -308,7 +316,17 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         };
         variables::check(&self.net, model.entries(), &state.counters).map_err(place)?;
         let mut optimizer = Optimizer::new(self.model.optimizer());
-        optimizer.restore(&self.net, moments.entries()).map_err(place)?;
+        // Kept beside the optimiser's state under a prefix that no moment has.
+        let (averages, moments): (Vec<_>, Vec<_>) =
+            moments.into_entries().into_iter().partition(|(name, _, _)| name.starts_with(EMA));
+        optimizer.restore(&self.net, &moments).map_err(place)?;
+        if let Some((average, _)) = &mut self.ema {
+            let averages: Vec<_> = averages
+                .into_iter()
+                .map(|(name, dims, values)| (name.strip_prefix(EMA).unwrap_or(&name).to_owned(), dims, values))
+                .collect();
+            average.restore(&self.net, &averages, step).map_err(place)?;
+        }
 
         variables::write(&mut self.net, model.entries(), &state.counters).map_err(ModelError::into_error)?;
         self.optimizer = optimizer;

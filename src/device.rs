@@ -146,7 +146,7 @@ impl Device for Cuda {
 pub fn cuda_is_available() -> bool {
     #[cfg(feature = "cuda")]
     {
-        matches!(crate::unwind::catch(|| cudarc::driver::CudaDevice::count()), Ok(Ok(count)) if count > 0)
+        matches!(crate::unwind::catch(cudarc::driver::CudaDevice::count), Ok(Ok(count)) if count > 0)
     }
     #[cfg(not(feature = "cuda"))]
     {

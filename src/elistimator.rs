@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use dfdx::tensor_ops::Backward;
 
+use crate::accumulation::{Accumulation, named_norms};
 use crate::builder::{Builder, Every, NotFinite, Options};
 use crate::checkpoint::Store;
 use crate::data::{Dataset, Record, Signature};
@@ -15,7 +16,7 @@ use crate::gradient_pool::GradientPool;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
-use crate::optim::{Optimizer, Schedule};
+use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
 use crate::settings::Saved;
 use crate::training_log::{TrainingLog, not_finite};
@@ -28,6 +29,8 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) model: Arc<M>,
     pub(crate) net: M::Net,
     pub(crate) optimizer: Optimizer<D>,
+    /// The average of the weights, and the steps between its updates.
+    pub(crate) ema: Option<(WeightAverage<D>, u64)>,
     pub(crate) schedule: Schedule,
     pub(crate) base_learning_rate: f64,
     pub(crate) fixed_learning_rate: Option<f64>,
@@ -188,13 +191,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
-            let batch = feed.next()?;
-            if let Err(error) = self.step(batch) {
-                // Its batch is used up, and may have been the last.
+            let batches = feed.next_group(self.options.accumulate)?;
+            let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
+            if let Err(error) = self.step(batches) {
+                // Its batches are used up, and may have been the last.
                 let _ = self.ends_epoch();
                 return Err(error);
             }
-            pass.tick();
+            (0..ticks).for_each(|_| pass.tick());
             if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
                 self.flush(pass)?;
             }
@@ -215,35 +219,48 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         Ok(())
     }
 
-    /// One training step: forward, all backward passes, all updates.
-    fn step(&mut self, batch: Record) -> Result<()> {
+    /// One training step: forward and all backward passes of every micro-batch, then all updates.
+    fn step(&mut self, batches: Vec<Record>) -> Result<()> {
         let learning_rate = self.learning_rate();
         self.optimizer.set_learning_rate(learning_rate);
         let number = self.global_step + 1;
-        let features = Features::new(batch, self.device.clone());
+        let batches: Vec<_> = batches.into_iter().map(|batch| Features::new(batch, self.device.clone())).collect();
+        let examples: usize = batches.iter().map(Features::batch_size).sum();
         let outcome = unwind::catch(|| {
-            let mut step = Step {
-                global_step: self.global_step,
-                epoch: self.feed.as_ref().map_or(0, |feed| feed.position().epoch),
-                learning_rate,
-                device: self.device.clone(),
-                pool: &mut self.gradients,
-            };
-            let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, &features, &mut step)?;
-            let (mut backward, mut values) = (Vec::with_capacity(objectives.len()), Vec::new());
-            for Objective { value, loss, scope } in objectives {
-                backward.push((loss.try_backward()?, scope));
-                values.push(value);
+            let mut total = Accumulation::default();
+            for features in &batches {
+                let mut step = Step {
+                    global_step: self.global_step,
+                    epoch: self.feed.as_ref().map_or(0, |feed| feed.position().epoch),
+                    learning_rate,
+                    device: self.device.clone(),
+                    pool: &mut self.gradients,
+                };
+                let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, features, &mut step)?;
+                let mut losses = Vec::with_capacity(objectives.len());
+                for Objective { value, loss, scope } in objectives {
+                    losses.push((value, loss.try_backward()?, scope));
+                }
+                let share = features.batch_size() as f64 / examples.max(1) as f64;
+                total.add(&self.net, share, losses, scalars, &mut self.gradients)?;
             }
-            for (mut gradients, scope) in backward {
-                self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
+            for (gradients, scope) in &mut total.gradients {
+                self.model.update(&mut self.net, gradients, &mut self.optimizer, scope.as_deref())?;
+            }
+            for (gradients, _) in total.gradients.drain(..) {
                 self.gradients.recycle(gradients, &self.net)?;
             }
-            Ok((values, scalars))
+            total.scalars.extend(named_norms(self.optimizer.take_gradient_norms()));
+            Ok((total.losses, total.scalars))
         });
         let (losses, scalars) = model_outcome(outcome).map_err(|error| error.at(format_args!("step {number}")))?;
         self.global_step = number;
-        self.training_log.record(number, learning_rate, features.batch_size() as u64, losses, scalars);
+        if let Some((average, every)) = &mut self.ema
+            && number.is_multiple_of(*every)
+        {
+            average.update(&self.net).map_err(ModelError::into_error)?;
+        }
+        self.training_log.record(number, learning_rate, examples as u64, losses, scalars);
         Ok(())
     }
 

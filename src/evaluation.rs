@@ -165,6 +165,45 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.measure(&net, &self.prepare(input.dataset()?, "evaluation")?, steps, None)
     }
 
+    /// Looks at the estimator with its averaged weights ([`Builder::ema`](crate::Builder::ema)) in the network:
+    /// `estimator.with_ema(|e| e.evaluate(data))`. The reference is shared, so that averages cannot be trained by accident; the
+    /// trained weights are back afterwards, also when `look` panics.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongOrder`] without that setting or before the first step; those of `look`.
+    pub fn with_ema<T>(&mut self, look: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        self.swap_ema()?;
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(self)));
+        self.swap_ema()?;
+        result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+
+    /// [`evaluate`](Self::evaluate) of the averaged weights on the validation data given to `setup`; nothing is attached to
+    /// checkpoints, whose metrics are those of the trained weights.
+    ///
+    /// # Errors
+    /// Those of [`validate`](Self::validate) and [`with_ema`](Self::with_ema).
+    pub fn validate_ema(&mut self) -> Result<Metrics> {
+        let Some((_, dataset)) = self.validation.iter().find(|(name, _)| name.is_empty()) else {
+            let message = "`validate_ema` needs validation data: give it to `setup` with `Inputs::validation`";
+            return Err(Error::new(ErrorKind::WrongOrder, message));
+        };
+        let dataset = dataset.clone();
+        let metrics = self.with_ema(|estimator| estimator.measure(&estimator.net, &dataset, None, None))?;
+        self.logs.validation("ema", self.global_step, &metrics);
+        Ok(metrics)
+    }
+
+    fn swap_ema(&mut self) -> Result<()> {
+        let (average, _) = self.ema.as_mut().ok_or_else(|| {
+            Error::new(
+                ErrorKind::WrongOrder,
+                "there is no average of the weights: ask for one with `Builder::ema(0.999)`",
+            )
+        })?;
+        average.swap(&mut self.net)
+    }
+
     fn measure(
         &self,
         net: &M::Net,

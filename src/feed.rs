@@ -75,12 +75,36 @@ impl Feed {
         Ok(batch)
     }
 
+    /// So many batches, at least one, but none of the next epoch. When one after the first fails, none counts as taken.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub(crate) fn next_group(&mut self, count: usize) -> Result<Vec<Record>> {
+        let start = self.position;
+        let mut batches = vec![self.next()?];
+        while batches.len() < count {
+            match self.is_over().and_then(|over| if over { Ok(None) } else { self.next().map(Some) }) {
+                Ok(Some(batch)) => batches.push(batch),
+                Ok(None) => break,
+                Err(error) => {
+                    self.seek(start);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(batches)
+    }
+
+    fn is_over(&mut self) -> Result<bool> {
+        match self.dataset.len() {
+            Some(length) => Ok(self.position.batch >= length),
+            None => Ok(self.peek()?.is_none()),
+        }
+    }
+
     /// Looks whether the last batch ended the epoch, and begins the next one if so.
     pub(crate) fn ends_epoch(&mut self) -> Result<bool> {
-        let over = match self.dataset.len() {
-            Some(length) => self.position.batch >= length,
-            None => self.peek()?.is_none(),
-        };
+        let over = self.is_over()?;
         if over {
             self.epoch_length = Some(self.position.batch);
             self.seek(Position { epoch: self.position.epoch + 1, batch: 0 });

@@ -24,12 +24,14 @@
 //!
 //! [dfdx]: https://docs.rs/dfdx
 
+mod accumulation;
 mod builder;
 pub mod checkpoint;
 mod checkpointing;
 pub mod data;
 pub mod device;
 mod elistimator;
+mod ensemble;
 mod error;
 mod evaluation;
 mod features;
@@ -46,11 +48,13 @@ pub mod optim;
 mod prediction;
 pub mod prelude;
 pub mod progress;
+mod range_test;
 mod settings;
 mod setup;
 pub mod summary;
 mod training_log;
 mod unwind;
+mod variables;
 
 pub(crate) use setup::lock;
 
@@ -60,13 +64,16 @@ pub use builder::{Builder, Every, Mode, NotFinite};
 pub use checkpointing::Which;
 pub use device::{Device, DeviceSpec};
 pub use elistimator::Elistimator;
+pub use ensemble::{Combine, Ensemble};
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};
 pub use features::{Features, Indices};
 pub use hashes::Hashes;
 pub use inputs::{InputFn, Inputs};
 pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
 pub use prediction::{Predictions, Request};
+pub use range_test::RangeTest;
 pub use settings::{Difference, Setting};
+pub use variables::WarmStart;
 
 /// The README's program compiles.
 #[cfg(doctest)]

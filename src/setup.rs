@@ -12,7 +12,7 @@ use crate::gradient_pool::GradientPool;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::nn::{Network, Part, Visitor, variables};
-use crate::optim::Optimizer;
+use crate::optim::{Optimizer, WeightAverage};
 use crate::progress::Progress;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
@@ -23,6 +23,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
         let config = model.optimizer();
         let optimizer = Optimizer::new(config);
+        let ema = match options.ema {
+            Some((decay, every)) => Some((WeightAverage::exponential(decay)?, every)),
+            None => None,
+        };
         let progress = Progress::new(options.progress);
         let model_dir = match &options.model_dir {
             Some(dir) => dir.clone(),
@@ -36,6 +40,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             model: Arc::new(model),
             net,
             optimizer,
+            ema,
             fixed_learning_rate: None,
             device,
             options,

@@ -35,6 +35,10 @@ impl Tensors {
         &self.entries
     }
 
+    pub(crate) fn into_entries(self) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+        self.entries
+    }
+
     /// Whether every value is a finite number.
     pub(crate) fn are_finite(&self) -> bool {
         self.entries.iter().all(|(_, _, values)| values.iter().all(|value| value.is_finite()))

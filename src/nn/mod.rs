@@ -24,6 +24,7 @@ mod mask;
 mod network;
 mod norm;
 mod parameter;
+mod pattern;
 mod pool2d;
 mod random;
 mod recurrent;
@@ -54,6 +55,7 @@ pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub use norm::{BatchNorm, LayerNorm};
 pub(crate) use parameter::read;
 pub use parameter::{Parameter, host_reads};
+pub(crate) use pattern::matches;
 pub use pool2d::{AvgPool2D, GlobalPool2D, MaxPool2D};
 pub use random::RandomStream;
 pub use recurrent::{

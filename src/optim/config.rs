@@ -2,12 +2,34 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which optimiser, with its settings: what a model function's `optimizer` returns. Made from [`Sgd`], [`Adam`] or [`RmsProp`]
-/// by `.into()`; give other settings to a part of the network with [`group`](Self::group).
+use crate::nn::matches;
+use crate::optim::{Adagrad, Ftrl, Lamb};
+
+/// Which optimiser, with its settings: what a model function's `optimizer` returns. Made from [`Sgd`], [`Adam`], [`RmsProp`],
+/// [`Adagrad`], [`Ftrl`] or [`Lamb`] by `.into()`; give other settings to a part of the network with [`group`](Self::group).
+///
+/// Patterns of names are prefixes (`"critic."`), or, where they have a `*`, globs over the whole name (`"*.bias"`).
+///
+/// ```
+/// # use elistimator::optim::{Adam, OptimizerConfig};
+/// let config = OptimizerConfig::from(Adam::new(1e-3).decoupled_weight_decay(0.01))
+///     .without_decay("*.bias")
+///     .group("head.", Adam::new(1e-2))
+///     .frozen("embedding.")
+///     .clip_norm(1.0);
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OptimizerConfig {
     pub(crate) rule: Rule,
     pub(crate) groups: Vec<(String, Rule)>,
+    #[serde(default)]
+    pub(crate) undecayed: Vec<String>,
+    #[serde(default)]
+    pub(crate) frozen: Vec<String>,
+    #[serde(default)]
+    pub(crate) clip_value: Option<f64>,
+    #[serde(default)]
+    pub(crate) clip_norm: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,15 +41,53 @@ pub enum Rule {
     Adam(Adam),
     /// RMSprop.
     RmsProp(RmsProp),
+    /// Adagrad.
+    Adagrad(Adagrad),
+    /// FTRL-Proximal.
+    Ftrl(Ftrl),
+    /// LAMB.
+    Lamb(Lamb),
 }
 
 impl OptimizerConfig {
-    /// Updates the parameters whose names start with `prefix` (`"critic."`) by an optimiser of their own. Of several prefixes
-    /// that fit, the longest counts. The schedule scales all learning rates alike.
+    /// Updates the parameters whose names fit the pattern by an optimiser of their own. Of several patterns that fit, the
+    /// longest counts. The schedule scales all learning rates alike.
     #[must_use]
-    pub fn group(mut self, prefix: &str, optimizer: impl Into<Self>) -> Self {
-        self.groups.retain(|(known, _)| known != prefix);
-        self.groups.push((prefix.to_owned(), optimizer.into().rule));
+    pub fn group(mut self, pattern: &str, optimizer: impl Into<Self>) -> Self {
+        self.groups.retain(|(known, _)| known != pattern);
+        self.groups.push((pattern.to_owned(), optimizer.into().rule));
+        self
+    }
+
+    /// Leaves the parameters whose names fit the pattern out of weight decay: biases and norms, usually.
+    #[must_use]
+    pub fn without_decay(mut self, pattern: &str) -> Self {
+        self.undecayed.push(pattern.to_owned());
+        self
+    }
+
+    /// Never updates the parameters whose names fit the pattern. Their gradients are still computed, and not counted in
+    /// [norms](Self::clip_norm); [`Elistimator::freeze`](crate::Elistimator::freeze) saves that work too.
+    #[must_use]
+    pub fn frozen(mut self, pattern: &str) -> Self {
+        self.frozen.push(pattern.to_owned());
+        self
+    }
+
+    /// Clips every value of the gradients to `-limit..=limit`, before the norm is taken. A limit that is not a positive
+    /// number is an error at the first update.
+    #[must_use]
+    pub fn clip_value(mut self, limit: f64) -> Self {
+        self.clip_value = Some(limit);
+        self
+    }
+
+    /// Scales the gradients of all parameters of a loss together so that their Euclidean norm is at most `limit` (Pascanu et
+    /// al. 2013), as PyTorch's `clip_grad_norm_` does; infinity only measures. The norm before clipping is logged as
+    /// `gradient_norm`. A limit that is not a positive number is an error at the first update.
+    #[must_use]
+    pub fn clip_norm(mut self, limit: f64) -> Self {
+        self.clip_norm = Some(limit);
         self
     }
 
@@ -38,8 +98,16 @@ impl OptimizerConfig {
 
     /// The rule for a parameter: 0 is the common one, then the groups in their order.
     pub(crate) fn rule_of(&self, name: &str) -> usize {
-        let fits = self.groups.iter().enumerate().filter(|(_, (prefix, _))| name.starts_with(prefix.as_str()));
-        fits.max_by_key(|(_, (prefix, _))| prefix.len()).map_or(0, |(index, _)| index + 1)
+        let fits = self.groups.iter().enumerate().filter(|(_, (pattern, _))| matches(pattern, name));
+        fits.max_by_key(|(_, (pattern, _))| pattern.len()).map_or(0, |(index, _)| index + 1)
+    }
+
+    pub(crate) fn decays(&self, name: &str) -> bool {
+        !self.undecayed.iter().any(|pattern| matches(pattern, name))
+    }
+
+    pub(crate) fn is_frozen(&self, name: &str) -> bool {
+        self.frozen.iter().any(|pattern| matches(pattern, name))
     }
 
     pub(crate) fn rule(&self, index: usize) -> &Rule {
@@ -53,7 +121,24 @@ impl Rule {
             Self::Sgd(sgd) => sgd.learning_rate,
             Self::Adam(adam) => adam.learning_rate,
             Self::RmsProp(rms_prop) => rms_prop.learning_rate,
+            Self::Adagrad(adagrad) => adagrad.learning_rate,
+            Self::Ftrl(ftrl) => ftrl.learning_rate,
+            Self::Lamb(lamb) => lamb.learning_rate,
         }
+    }
+
+    /// The same without weight decay; FTRL's regularisation is no decay and stays.
+    pub(crate) fn without_decay(&self) -> Self {
+        let mut rule = self.clone();
+        match &mut rule {
+            Self::Sgd(Sgd { weight_decay, .. })
+            | Self::Adam(Adam { weight_decay, .. })
+            | Self::RmsProp(RmsProp { weight_decay, .. })
+            | Self::Adagrad(Adagrad { weight_decay, .. })
+            | Self::Lamb(Lamb { weight_decay, .. }) => *weight_decay = 0.0,
+            Self::Ftrl(_) => {}
+        }
+        rule
     }
 
     /// The names of the state that a parameter has under this rule.
@@ -61,7 +146,9 @@ impl Rule {
         match self {
             Self::Sgd(Sgd { momentum, .. }) if *momentum != 0.0 => &["velocity"],
             Self::Sgd(_) => &[],
-            Self::Adam(_) => &["first_moment", "second_moment"],
+            Self::Adam(_) | Self::Lamb(_) => &["first_moment", "second_moment"],
+            Self::Adagrad(_) => &["sum_of_squares"],
+            Self::Ftrl(_) => &["sum_of_squares", "linear"],
             Self::RmsProp(RmsProp { momentum, .. }) if *momentum != 0.0 => &["mean_square", "velocity"],
             Self::RmsProp(_) => &["mean_square"],
         }
@@ -72,13 +159,20 @@ macro_rules! config {
     ($($Name:ident),*) => {$(
         impl From<$Name> for OptimizerConfig {
             fn from(settings: $Name) -> Self {
-                Self { rule: Rule::$Name(settings), groups: Vec::new() }
+                Self {
+                    rule: Rule::$Name(settings),
+                    groups: Vec::new(),
+                    undecayed: Vec::new(),
+                    frozen: Vec::new(),
+                    clip_value: None,
+                    clip_norm: None,
+                }
             }
         }
     )*};
 }
 
-config!(Sgd, Adam, RmsProp);
+config!(Sgd, Adam, RmsProp, Adagrad, Ftrl, Lamb);
 
 /// Stochastic gradient descent: `v = momentum * v + g; w -= learning_rate * v`, with Nesterov's
 /// `w -= learning_rate * (g + momentum * v)` (Sutskever et al. 2013), as PyTorch computes it.

@@ -1,12 +1,20 @@
 //! Optimisers with state that checkpoints hold, and learning-rate schedules.
 
+mod adaptive;
+mod average;
 mod config;
 mod early_stopping;
+mod gradient;
 mod optimizer;
+mod plateau;
 mod schedule;
 pub(crate) mod update;
 
+pub use adaptive::{Adagrad, Ftrl, Lamb};
+pub use average::WeightAverage;
 pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;
+pub use plateau::ReduceOnPlateau;
 pub use schedule::Schedule;
+pub(crate) use update::Update;

@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use dfdx::tensor_ops::{SumTo, TryStack};
+
 use crate::nn::variables::Named;
-use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Visitor, VisitorMut};
-use crate::optim::OptimizerConfig;
+use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
 use crate::optim::update::Moments;
+use crate::optim::{OptimizerConfig, gradient};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 
 /// Applies gradients to a network, and holds what the rule remembers: velocities, moments, the count of updates. The estimator
@@ -16,19 +18,38 @@ pub struct Optimizer<D: Device> {
     moments: Moments<D>,
     /// By the parameters' place in the network: how often each was updated, and by which rule.
     slots: Vec<Slot>,
+    /// Of the updates since they were last taken.
+    gradient_norms: Vec<Tensor<(), D>>,
 }
+
+/// How many norms wait for being taken.
+const MAX_NORMS: usize = 16;
 
 #[derive(Debug, Clone, Copy)]
 struct Slot {
     rule: usize,
+    decays: bool,
+    is_frozen: bool,
     updates: u64,
+}
+
+impl Slot {
+    fn new(config: &OptimizerConfig, name: &str) -> Self {
+        Self { rule: config.rule_of(name), decays: config.decays(name), is_frozen: config.is_frozen(name), updates: 0 }
+    }
 }
 
 impl<D: Device> Optimizer<D> {
     /// With nothing remembered yet.
     pub fn new(config: OptimizerConfig) -> Self {
         let learning_rate = config.learning_rate();
-        Self { config, learning_rate, moments: [Gradients::leaky(), Gradients::leaky()], slots: Vec::new() }
+        Self {
+            config,
+            learning_rate,
+            moments: [Gradients::leaky(), Gradients::leaky()],
+            slots: Vec::new(),
+            gradient_norms: Vec::new(),
+        }
     }
 
     /// The learning rate of the next update, for parameters outside groups.
@@ -52,7 +73,8 @@ impl<D: Device> Optimizer<D> {
         gradients: &mut Gradients<D>,
         scope: Option<&str>,
     ) -> ModelResult<()> {
-        let Self { config, learning_rate, moments, slots } = self;
+        self.clip(net, gradients, scope)?;
+        let Self { config, learning_rate, moments, slots, .. } = self;
         let factor = match config.learning_rate() {
             0.0 => 1.0,
             base => *learning_rate / base,
@@ -61,18 +83,67 @@ impl<D: Device> Optimizer<D> {
         net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
             let PartMut::Parameter(parameter) = part else { return Ok(()) };
             if slots.len() == index {
-                slots.push(Slot { rule: config.rule_of(name), updates: 0 });
+                slots.push(Slot::new(config, name));
             }
             let slot = &mut slots[index];
             index += 1;
-            if !parameter.is_trainable() || scope.is_some_and(|scope| !name.starts_with(scope)) {
+            if !parameter.is_trainable() || slot.is_frozen || scope.is_some_and(|scope| !name.starts_with(scope)) {
                 return Ok(());
             }
             slot.updates += 1;
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
-            D::update(slot.updates, rule, rate, parameter, gradients, moments)
+            if slot.decays {
+                D::update(slot.updates, rule, rate, parameter, gradients, moments)
+            } else {
+                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments)
+            }
         }))
+    }
+
+    /// The norms of the gradients before [clipping by norm](OptimizerConfig::clip_norm), one for each update since the last
+    /// call, still on the device; none without that setting.
+    pub fn take_gradient_norms(&mut self) -> Vec<Tensor<(), D>> {
+        std::mem::take(&mut self.gradient_norms)
+    }
+
+    /// Clips the gradients that an update will use, without reading anything from the device.
+    fn clip<N: Network<D>>(&mut self, net: &N, gradients: &mut Gradients<D>, scope: Option<&str>) -> ModelResult<()> {
+        let (clip_value, clip_norm) = (limit(self.config.clip_value, "value")?, limit(self.config.clip_norm, "norm")?);
+        if clip_value.is_none() && clip_norm.is_none() {
+            return Ok(());
+        }
+        let config = &self.config;
+        let is_updated = |name: &str, parameter: &Parameter<D>| {
+            parameter.is_trainable() && !config.is_frozen(name) && scope.is_none_or(|scope| name.starts_with(scope))
+        };
+        let mut squares = Vec::new();
+        net.visit(&mut Visitor::new(&mut |name, part| {
+            let Part::Parameter(parameter) = part else { return Ok(()) };
+            if !is_updated(name, parameter) {
+                return Ok(());
+            }
+            if let Some(limit) = clip_value {
+                D::clip_value(parameter, gradients, limit)?;
+            }
+            if clip_norm.is_some() {
+                squares.push(D::square_sum(parameter, gradients)?);
+            }
+            Ok(())
+        }))?;
+        let Some(limit) = clip_norm.filter(|_| !squares.is_empty()) else { return Ok(()) };
+        let norm = squares.try_stack()?.try_sum::<(), _>()?.try_sqrt()?;
+        let factor = gradient::clip_factor(&norm, limit)?;
+        net.visit(&mut Visitor::new(&mut |name, part| match part {
+            Part::Parameter(parameter) if is_updated(name, parameter) => D::scale(parameter, gradients, &factor),
+            _ => Ok(()),
+        }))?;
+        // Nobody may be taking them.
+        if self.gradient_norms.len() == MAX_NORMS {
+            self.gradient_norms.remove(0);
+        }
+        self.gradient_norms.push(norm);
+        Ok(())
     }
 
     /// What is remembered, by name: `velocity/conv1.weight`, and `updates/conv1.weight` with the count in four 16-bit pieces,
@@ -80,7 +151,7 @@ impl<D: Device> Optimizer<D> {
     ///
     /// # Errors
     /// Those of the device.
-    pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<Named>> {
         let mut tensors = Vec::new();
         let mut slots = self.slots.iter();
         net.visit(&mut Visitor::new(&mut |name, part| {
@@ -120,7 +191,7 @@ impl<D: Device> Optimizer<D> {
                     }
                 },
             };
-            slots.push(Slot { rule, updates });
+            slots.push(Slot { updates, ..Slot::new(&self.config, name) });
             if updates == 0 {
                 return Ok(());
             }
@@ -144,6 +215,16 @@ impl<D: Device> Optimizer<D> {
         }
         (self.slots, self.moments) = (slots, restored);
         Ok(())
+    }
+}
+
+fn limit(setting: Option<f64>, what: &str) -> Result<Option<f32>> {
+    match setting {
+        Some(limit) if limit.is_nan() || limit <= 0.0 => {
+            let message = format!("clip_{what}: found {limit}, expected a positive number");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        }
+        limit => Ok(limit.map(|limit| limit as f32)),
     }
 }
 

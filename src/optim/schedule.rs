@@ -30,6 +30,44 @@ pub enum Schedule {
         /// What is left at the end, as a share of the base.
         floor: f64,
     },
+    /// Multiplied by `factor` at each of these steps.
+    MultiStep {
+        /// Where the learning rate drops, in any order.
+        milestones: Vec<u64>,
+        /// What each drop multiplies by.
+        factor: f64,
+    },
+    /// From the base to `floor` times the base over `steps` steps: `floor + (1 - floor) * (1 - step / steps)^power`.
+    Polynomial {
+        /// The length of the descent.
+        steps: u64,
+        /// 1 for a straight line.
+        power: f64,
+        /// What is left at the end, as a share of the base.
+        floor: f64,
+    },
+    /// Half a cosine from the base down to `floor` times the base, begun anew after `steps` steps, then after `steps * growth`,
+    /// `steps * growth^2` and so on (SGDR: Loshchilov and Hutter 2017).
+    WarmRestarts {
+        /// The length of the first descent.
+        steps: u64,
+        /// How many times longer each descent is than the one before; 0 counts as 1.
+        growth: u64,
+        /// What is left at the end of a descent, as a share of the base.
+        floor: f64,
+    },
+    /// Up by half a cosine from `start` times the base to the base, then down to `end` times the base (Smith and Topin 2018).
+    /// The base is the highest learning rate.
+    OneCycle {
+        /// The length of the whole.
+        steps: u64,
+        /// The share of the steps that go up, often 0.3.
+        rise: f64,
+        /// The first learning rate, as a share of the base, often 1/25.
+        start: f64,
+        /// The last learning rate, as a share of the base, often 4e-6.
+        end: f64,
+    },
     /// Half a cosine down to 0 in every cycle: the schedule of snapshot ensembles (Huang et al. 2017).
     Cyclic {
         /// Steps in a cycle.
@@ -66,6 +104,24 @@ impl Schedule {
             Self::Step { steps, factor } => factor.powf((step / (*steps).max(1)) as f64),
             Self::Exponential { rate } => rate.powf(step as f64),
             Self::Cosine { steps, floor } => floor + (1.0 - floor) * cosine(share(step, *steps)),
+            Self::MultiStep { milestones, factor } => {
+                factor.powf(milestones.iter().filter(|&&milestone| milestone <= step).count() as f64)
+            }
+            Self::Polynomial { steps, power, floor } => {
+                floor + (1.0 - floor) * (1.0 - share(step.min(*steps), *steps)).powf(*power)
+            }
+            Self::WarmRestarts { steps, growth, floor } => {
+                let (done, length) = descent(step, (*steps).max(1), (*growth).max(1));
+                floor + (1.0 - floor) * cosine(share(done, length))
+            }
+            Self::OneCycle { steps, rise, start, end } => {
+                let (place, rise) = (share(step, *steps), rise.clamp(0.0, 1.0));
+                if place < rise {
+                    1.0 + (start - 1.0) * cosine(place / rise)
+                } else {
+                    end + (1.0 - end) * cosine((place - rise) / (1.0 - rise).max(f64::MIN_POSITIVE))
+                }
+            }
             Self::Cyclic { cycle } => cosine(share(step % (*cycle).max(1), *cycle)),
             Self::InverseSquareRoot { steps } => share((*steps).max(1), step.max(*steps)).sqrt(),
             Self::WarmUp { steps, .. } if step < *steps => share(step + 1, *steps),
@@ -77,6 +133,20 @@ impl Schedule {
     pub fn learning_rate(&self, base: f64, step: u64) -> f64 {
         base * self.factor(step)
     }
+}
+
+/// How far a step is in its descent, and how long that is.
+fn descent(step: u64, first: u64, growth: u64) -> (u64, u64) {
+    if growth == 1 {
+        return (step % first, first);
+    }
+    let (mut done, mut length) = (step, first);
+    // The lengths at least double, so this ends after 64 rounds at most.
+    while done >= length {
+        done -= length;
+        length = length.saturating_mul(growth);
+    }
+    (done, length)
 }
 
 #[cfg(test)]
@@ -102,6 +172,26 @@ mod tests {
         let cyclic = Schedule::Cyclic { cycle: 4 };
         near(&cyclic, 2, 0.5);
         near(&cyclic, 4, 1.0);
+        let multi = Schedule::MultiStep { milestones: vec![20, 10], factor: 0.1 };
+        near(&multi, 9, 1.0);
+        near(&multi, 10, 0.1);
+        near(&multi, 20, 0.01);
+        let polynomial = Schedule::Polynomial { steps: 10, power: 2.0, floor: 0.2 };
+        near(&polynomial, 5, 0.2 + 0.8 * 0.25);
+        near(&polynomial, 99, 0.2);
+        let restarts = Schedule::WarmRestarts { steps: 4, growth: 2, floor: 0.0 };
+        near(&restarts, 2, 0.5);
+        near(&restarts, 4, 1.0);
+        near(&restarts, 8, 0.5);
+        near(&restarts, 12, 1.0);
+        assert!((0.0..=1.0).contains(&restarts.factor(u64::MAX)));
+        near(&Schedule::WarmRestarts { steps: 4, growth: 1, floor: 0.0 }, 4 * 1_000_000_007 + 2, 0.5);
+        let one_cycle = Schedule::OneCycle { steps: 100, rise: 0.4, start: 0.1, end: 0.0 };
+        near(&one_cycle, 0, 0.1);
+        near(&one_cycle, 20, 0.55);
+        near(&one_cycle, 40, 1.0);
+        near(&one_cycle, 70, 0.5);
+        near(&one_cycle, 200, 0.0);
         near(&Schedule::InverseSquareRoot { steps: 100 }, 400, 0.5);
         let warm = Schedule::Exponential { rate: 0.5 }.after_warm_up(4);
         near(&warm, 0, 0.25);

@@ -6,11 +6,11 @@ use dfdx::tensor::Cpu;
 use dfdx::tensor::Cuda;
 use rayon::prelude::*;
 
-use crate::Device;
-use crate::ModelResult;
 use crate::nn::backend::Backend;
-use crate::nn::{Gradients, Parameter};
+use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
+use crate::optim::{Adagrad, Ftrl, Lamb, gradient};
+use crate::{Device, Error, ErrorKind, ModelResult};
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -31,6 +31,47 @@ pub trait Update: Backend {
         Self: Device,
     {
         stock(step, rule, learning_rate, parameter, gradients, moments)
+    }
+
+    /// Clips every value of a parameter's gradient.
+    #[doc(hidden)]
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::clip_value(parameter, gradients, limit)
+    }
+
+    /// The sum of the squares of a parameter's gradient, left on the device.
+    #[doc(hidden)]
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>>
+    where
+        Self: Device,
+    {
+        gradient::square_sum(parameter, gradients)
+    }
+
+    /// Multiplies a parameter's gradient.
+    #[doc(hidden)]
+    fn scale(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, factor: &Tensor<(), Self>) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::scale(parameter, gradients, factor)
+    }
+
+    /// Adds `weight` times a parameter's gradient to a sum.
+    #[doc(hidden)]
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        gradient::add(parameter, sum, gradients, weight)
     }
 }
 
@@ -90,6 +131,11 @@ fn stock<D: Device>(
             let mut unused = gradient.clone();
             parameter.update(|tensor| Ok(config.try_update(tensor, velocity, square, &mut unused, gradient)?))
         }
+        Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => {
+            let message =
+                "Adagrad, FTRL and LAMB run on the CPU only so far; on other devices use Sgd, Adam or RmsProp";
+            Err(Error::new(ErrorKind::Unsupported, message).into())
+        }
     }
 }
 
@@ -123,6 +169,31 @@ impl Update for Cpu {
             **second.get_or_alloc_mut(&ghost)? = v;
         }
         Ok(())
+    }
+
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()> {
+        gradient::host::clip_value(parameter, gradients, limit)
+    }
+
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>> {
+        gradient::host::square_sum(parameter, gradients)
+    }
+
+    fn scale(
+        parameter: &Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        factor: &Tensor<(), Self>,
+    ) -> ModelResult<()> {
+        gradient::host::scale(parameter, gradients, factor)
+    }
+
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()> {
+        gradient::host::add(parameter, sum, gradients, weight)
     }
 }
 
@@ -170,7 +241,56 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &[f32],
                 *w -= lr * step;
             });
         }
+        Rule::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => {
+            let (initial, epsilon, l2) = (*initial_accumulator as f32, *epsilon as f32, *weight_decay as f32);
+            each(weights, gradient, m, v, |w, g, sum, _| {
+                let g = g + l2 * *w;
+                *sum += g * g;
+                *w -= lr * g / ((initial + *sum).sqrt() + epsilon);
+            });
+        }
+        Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
+            let (initial, l1, l2) = (*initial_accumulator as f32, *l1 as f32, *l2 as f32);
+            each(weights, gradient, m, v, |w, g, sum, linear| {
+                let before = (initial + *sum).sqrt();
+                *sum += g * g;
+                let root = (initial + *sum).sqrt();
+                *linear += g - (root - before) / lr * *w;
+                let shrunk = l1.copysign(*linear) - *linear;
+                *w = if linear.abs() > l1 { shrunk / (root / lr + 2.0 * l2) } else { 0.0 };
+            });
+        }
+        Rule::Lamb(lamb) => fused_lamb(step, lamb, lr, weights, gradient, m, v),
     }
+}
+
+/// Two passes, since the length of the step depends on the norms of the whole parameter.
+fn fused_lamb(step: u64, lamb: &Lamb, lr: f32, weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let [b1, b2] = lamb.betas.map(|beta| beta as f32);
+    let [c1, c2] = lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
+    let (epsilon, decay) = (lamb.epsilon as f32, lamb.weight_decay as f32);
+    let direction = |w: f32, m: f32, v: f32| (m * c1) / ((v * c2).sqrt() + epsilon) + decay * w;
+    each(weights, gradient, m, v, |_, g, m, v| {
+        *m = b1 * *m + (1.0 - b1) * g;
+        *v = b2 * *v + (1.0 - b2) * g * g;
+    });
+    // Summed chunk by chunk in their order, so that the result does not depend on the threads.
+    let squares: Vec<(f64, f64)> = weights
+        .par_chunks(CHUNK)
+        .zip(m.par_chunks(CHUNK))
+        .zip(v.par_chunks(CHUNK))
+        .map(|((weights, m), v)| {
+            weights.iter().zip(m).zip(v).fold((0.0, 0.0), |(ww, uu), ((&w, &m), &v)| {
+                let u = f64::from(direction(w, m, v));
+                (ww + f64::from(w) * f64::from(w), uu + u * u)
+            })
+        })
+        .collect();
+    let (ww, uu) = squares.iter().fold((0.0, 0.0), |(ww, uu), (w, u)| (ww + w, uu + u));
+    let ratio = if ww > 0.0 && uu > 0.0 { (ww / uu).sqrt() } else { 1.0 };
+    let rate = lr * ratio as f32;
+    each(weights, gradient, m, v, |w, _, m, v| *w -= rate * direction(*w, *m, *v));
 }
 
 /// Applies `f` to every element, in parallel over fixed chunks. State that a rule does not have is an empty slice, and stands

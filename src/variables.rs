@@ -1,0 +1,171 @@
+//! The estimator's variables by name: read, written, frozen, and taken over from elsewhere.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::checkpoint::Tensors;
+use crate::data::Array;
+use crate::gradient_pool::GradientPool;
+use crate::nn::{Network, Part, PartMut, Visitor, VisitorMut, matches, variables};
+use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result};
+
+/// What a [warm start](Elistimator::warm_start) did, by the network's names unless said otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct WarmStart {
+    /// Variables that have values from the file now.
+    pub loaded: Vec<String>,
+    /// Variables that were asked for and are not in the file.
+    pub missing: Vec<String>,
+    /// Tensors of the file that no variable took, by their names there.
+    pub unexpected: Vec<String>,
+    /// Variables whose shape in the file is another one, with what was found and expected.
+    pub mismatched: Vec<String>,
+}
+
+impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
+    /// Names and shapes of all variables, in the network's order.
+    pub fn variables(&self) -> Vec<(String, Vec<usize>)> {
+        let mut list = Vec::new();
+        // A visitor that never fails has no error to pass on.
+        let _ = self.net.visit(&mut Visitor::new(&mut |name, part| {
+            if let Part::Parameter(parameter) = part {
+                list.push((name.to_owned(), parameter.dims().to_vec()));
+            }
+            Ok(())
+        }));
+        list
+    }
+
+    /// The values of one variable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] lists the variables that there are.
+    pub fn variable(&self, name: &str) -> Result<Array> {
+        let mut found = None;
+        self.net
+            .visit(&mut Visitor::new(&mut |known, part| {
+                if let Part::Parameter(parameter) = part
+                    && known == name
+                {
+                    found = Some((parameter.dims().to_vec(), parameter.values()));
+                }
+                Ok(())
+            }))
+            .map_err(ModelError::into_error)?;
+        let (dims, values) = found.ok_or_else(|| self.no_variable(name))?;
+        Array::new(dims, values)
+    }
+
+    /// Overwrites one variable.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] lists the variables that there are; [`ErrorKind::Mismatch`] when the shape is another one.
+    pub fn set_variable(&mut self, name: &str, values: &Array) -> Result<&mut Self> {
+        let Some((_, dims)) = self.variables().into_iter().find(|(known, _)| known == name) else {
+            return Err(self.no_variable(name));
+        };
+        if values.dims() != dims {
+            let message = format!("variable {name:?}: found shape {:?}, expected {dims:?}", values.dims());
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
+        let tensor = (name.to_owned(), dims, values.as_slice::<f32>()?.to_vec());
+        variables::write(&mut self.net, &[tensor], &Vec::new()).map_err(ModelError::into_error)?;
+        Ok(self)
+    }
+
+    /// Keeps the variables whose names fit the pattern (a prefix, or a glob with `*`) out of training; returns how many. Say it
+    /// again after a restart: it is no part of checkpoints.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when no name fits.
+    pub fn freeze(&mut self, pattern: &str) -> Result<usize> {
+        self.set_trainable(pattern, false)
+    }
+
+    /// Lets training update the variables whose names fit the pattern again; returns how many.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when no name fits.
+    pub fn unfreeze(&mut self, pattern: &str) -> Result<usize> {
+        self.set_trainable(pattern, true)
+    }
+
+    fn set_trainable(&mut self, pattern: &str, trainable: bool) -> Result<usize> {
+        let mut count = 0;
+        self.net
+            .visit_mut(&mut VisitorMut::new(&mut |name, part| {
+                if let PartMut::Parameter(parameter) = part
+                    && matches(pattern, name)
+                {
+                    parameter.set_trainable(trainable);
+                    count += 1;
+                }
+                Ok(())
+            }))
+            .map_err(ModelError::into_error)?;
+        if count == 0 {
+            return Err(self.no_variable(pattern));
+        }
+        self.gradients = GradientPool::new(&self.net).map_err(ModelError::into_error)?;
+        Ok(count)
+    }
+
+    /// Takes weights over from a checkpoint's directory or a safetensors file, and leaves the rest as initialised. `source` is
+    /// called with the name of every variable, and returns the name of the tensor it takes, or `None` to leave it alone:
+    ///
+    /// ```no_run
+    /// # use elistimator::prelude::*;
+    /// # fn go<M: ModelFn>(estimator: &mut Elistimator<M>) -> Result<()> {
+    /// let report = estimator.warm_start("bert.safetensors", |name| {
+    ///     name.starts_with("encoder.").then(|| name.replacen("encoder.", "bert.encoder.", 1))
+    /// })?;
+    /// println!("initialised: {:?}", report.missing);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`] and [`ErrorKind::Mismatch`] when the file cannot be read; what is in it and
+    /// does not fit is no error but in the report.
+    pub fn warm_start(
+        &mut self,
+        path: impl AsRef<Path>,
+        mut source: impl FnMut(&str) -> Option<String>,
+    ) -> Result<WarmStart> {
+        let path = path.as_ref();
+        let tensors = match path.is_dir() {
+            true => self.reader(|store| store.load_path(path))?.model,
+            false => {
+                let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+                Tensors::from_bytes(&bytes).map_err(|error| error.at(path.display()))?
+            }
+        };
+        let file: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
+            tensors.into_entries().into_iter().map(|(name, dims, values)| (name, (dims, values))).collect();
+        let mut taken = std::collections::BTreeSet::new();
+        let (mut report, mut entries) = (WarmStart::default(), Vec::new());
+        for (name, dims) in self.variables() {
+            let Some(wanted) = source(&name) else { continue };
+            match file.get(&wanted) {
+                None => report.missing.push(name),
+                Some((found, values)) => {
+                    taken.insert(wanted);
+                    if *found == dims {
+                        entries.push((name.clone(), dims, values.clone()));
+                        report.loaded.push(name);
+                    } else {
+                        report.mismatched.push(format!("{name}: found {found:?}, expected {dims:?}"));
+                    }
+                }
+            }
+        }
+        report.unexpected = file.into_keys().filter(|name| !taken.contains(name)).collect();
+        variables::write(&mut self.net, &entries, &Vec::new()).map_err(ModelError::into_error)?;
+        Ok(report)
+    }
+
+    fn no_variable(&self, name: &str) -> Error {
+        let known: Vec<_> = self.variables().into_iter().map(|(name, _)| name).collect();
+        Error::new(ErrorKind::NotFound, format!("no variable {name:?}; there are {known:?}"))
+    }
+}

@@ -1,0 +1,72 @@
+//! Every optimiser follows PyTorch's (or its paper's formula, see `data/optim_torch.py`) for 100 steps on a fixed problem.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use elistimator::Device;
+use elistimator::dfdx::tensor::{Cpu, TensorFromVec, Trace};
+use elistimator::dfdx::tensor_ops::{Backward, SumTo, TryMul, TrySub};
+use elistimator::nn::{Gradients, Parameter};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::prelude::DeviceSpec;
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Reference {
+    a: Vec<f32>,
+    t: Vec<f32>,
+    start: Vec<f32>,
+    kept: Vec<usize>,
+    cases: BTreeMap<String, Vec<Vec<f64>>>,
+}
+
+fn configs() -> BTreeMap<&'static str, OptimizerConfig> {
+    BTreeMap::from([
+        ("sgd", Sgd::new(0.05).into()),
+        ("sgd_decay", Sgd::new(0.05).weight_decay(0.1).into()),
+        ("momentum", Sgd::new(0.02).momentum(0.9).weight_decay(0.01).into()),
+        ("nesterov", Sgd::new(0.02).momentum(0.9).nesterov(true).into()),
+        ("adam", Adam::new(0.05).into()),
+        ("adam_l2", Adam::new(0.05).betas(0.8, 0.99).epsilon(1e-6).weight_decay(0.1).into()),
+        ("adamw", Adam::new(0.05).decoupled_weight_decay(0.1).into()),
+        ("rmsprop", RmsProp::new(0.01).epsilon(1e-3).into()),
+        ("rmsprop_momentum", RmsProp::new(0.005).decay(0.95).epsilon(1e-3).momentum(0.5).into()),
+        ("adagrad", Adagrad::new(0.3).into()),
+        ("adagrad_decay", Adagrad::new(0.3).weight_decay(0.1).initial_accumulator(0.1).into()),
+        ("ftrl", Ftrl::new(0.3).into()),
+        ("ftrl_l1_l2", Ftrl::new(0.3).l1(0.3).l2(0.2).into()),
+        ("lamb", Lamb::new(0.02).weight_decay(0.01).into()),
+        ("clip_norm", OptimizerConfig::from(Sgd::new(0.1)).clip_norm(1.0)),
+        ("clip_value", OptimizerConfig::from(Sgd::new(0.1)).clip_value(0.5)),
+    ])
+}
+
+#[test]
+fn optimisers_follow_pytorch_for_100_steps() {
+    let reference: Reference = serde_json::from_str(include_str!("data/optim_torch.json")).unwrap();
+    let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+    let len = reference.start.len();
+    let a = device.tensor_from_vec(reference.a, (len,));
+    let t = device.tensor_from_vec(reference.t, (len,));
+    let configs = configs();
+    assert!(configs.keys().eq(reference.cases.keys()), "the same cases on both sides");
+    for (name, config) in configs {
+        let expected = &reference.cases[name];
+        let mut net = Parameter::from_vec(&device, &[len], reference.start.clone()).unwrap();
+        let mut optimizer = Optimizer::new(config);
+        let mut compared = 0;
+        for step in 1..=100 {
+            let error = net.flat().trace(Gradients::leaky()).try_sub(t.clone()).unwrap();
+            let loss = error.try_square().unwrap().try_mul(a.clone()).unwrap().sum::<(), _>();
+            optimizer.update(&mut net, &mut loss.backward(), None).unwrap();
+            let Some(index) = reference.kept.iter().position(|kept| *kept == step) else { continue };
+            for (found, expected) in net.values().iter().zip(&expected[index]) {
+                let difference = (f64::from(*found) - expected).abs();
+                // Ours is in f32, PyTorch's in f64: rounding grows over the steps, but stays far below any other formula's error.
+                assert!(difference < 2e-5, "{name}, step {step}: {found}, expected {expected}");
+            }
+            compared += 1;
+        }
+        assert_eq!(compared, reference.kept.len());
+    }
+}
