@@ -21,8 +21,8 @@ RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates
 RUN python3 -m venv /opt/python && /opt/python/bin/pip install --no-cache-dir \
     'tensorboard==2.20.*' 'setuptools<81' 'safetensors==0.6.*' 'numpy<3'
 ENV ELISTIMATOR_PYTHON=/opt/python/bin/python
+ENV CARGO_HOME=/usr/local/cargo RUSTUP_HOME=/usr/local/rustup PATH=/usr/local/cargo/bin:$PATH CUDA_PATH=/usr/local/cuda
 RUN curl -fsSL https://sh.rustup.rs | sh -s -- -y --profile minimal --default-toolchain stable -c rustfmt -c clippy
-ENV PATH=/root/.cargo/bin:$PATH CUDA_PATH=/usr/local/cuda
 # The compute capability of the GPU that the image is for, without its dot: 80 is an A100, 90 an H100 or H200.
 ARG CUDA_COMPUTE_CAP=90
 ENV CUDA_COMPUTE_CAP=$CUDA_COMPUTE_CAP
