@@ -37,8 +37,9 @@ fn run<D: Device>(args: &Args) -> Result<()> {
         stop.update(&metrics, estimator.global_step())?;
         estimator.keep("stop", &stop)?.save_ckpt()?;
     }
+    let stopped = estimator.epoch();
     estimator.restore_best()?;
-    println!("stopped in epoch {}; the best is step {}", estimator.epoch(), estimator.global_step());
+    println!("stopped after {stopped} epochs; the best is step {}", estimator.global_step());
     Ok(())
 }
 
