@@ -202,12 +202,14 @@ impl Dataset {
         Self::from_stage(Batch::padded(Arc::clone(&self.stage), size, padding))
     }
 
-    /// Leaves out a last batch that is not full. Say it right after `batch` or `padded_batch`.
+    /// Leaves out a last batch that is not full. It costs least right after `batch` or
+    /// `padded_batch`, where the number of full batches is known; later every batch is looked at.
     #[must_use]
     pub fn drop_remainder(self) -> Self {
         match self.stage.batch_size() {
             Some(size) if self.is_batched() => {
-                let examples = self.stage.input().and_then(|input| input.len());
+                // Only right after `batch` does the stage before count examples; later it counts batches.
+                let examples = self.stage.input().filter(|input| !input.is_batched()).and_then(|input| input.len());
                 match examples {
                     Some(examples) => self.take(examples / size.max(1)),
                     None => self.filter(move |batch| Ok(crate::data::signature::batch_size(batch)? as u64 == size)),
