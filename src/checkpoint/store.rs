@@ -63,6 +63,16 @@ impl Store {
             Access::Read => None,
             Access::Write => {
                 Disk.create_dir_all(&dir).map_err(|error| Error::io("make the directory", &dir, error))?;
+                // A new directory's own name has to survive a power cut as well. Above the model directory we may not be
+                // allowed to look.
+                Disk.sync_dir(model_dir).map_err(|error| Error::io("sync", model_dir, error))?;
+                let above = model_dir.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+                if let Err(error) = Disk.sync_dir(above) {
+                    log::warn!(
+                        "cannot sync {}, so a power loss may take the new directory in it: {error}",
+                        above.display()
+                    );
+                }
                 let path = dir.join(LOCK);
                 let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
                 Some(lock.ok_or_else(|| {
@@ -92,9 +102,14 @@ impl Store {
     fn tidy(&self) {
         let Ok(names) = self.storage.list(&self.dir) else { return };
         let is_there = |step: u64| self.storage.kind(&self.dir.join(dir_name(step))).is_ok();
+        let is_whole = |step: u64| self.load_path(&self.dir.join(dir_name(step))).is_ok();
         for (path, kind) in names {
             let outcome = match parse_name(&path) {
-                Some((step, true)) if kind == Kind::Directory && is_there(step) => self.storage.remove_dir_all(&path),
+                Some((step, true)) if kind == Kind::Directory && is_whole(step) => {
+                    // What took its place has to be durable before it goes.
+                    self.storage.sync_dir(&self.dir).and_then(|()| self.storage.remove_dir_all(&path))
+                }
+                Some((step, true)) if kind == Kind::Directory && is_there(step) => continue,
                 Some((step, true)) if kind == Kind::Directory => {
                     self.storage.rename(&path, &self.dir.join(dir_name(step)))
                 }
@@ -314,7 +329,7 @@ impl Store {
             return Err(error);
         }
         // From here on the checkpoint is there.
-        self.next_order += 1;
+        self.next_order = self.next_order.saturating_add(1);
         let info = CheckpointInfo::new(path, &state, snapshot.metrics.clone(), false);
         self.checkpoints.insert(info.step, info.clone());
         self.storage.sync_dir(&self.dir).map_err(|error| {
@@ -356,11 +371,13 @@ impl Store {
             self.storage.write_new(&file, bytes).map_err(|error| Error::io("write", &file, error))?;
         }
         self.storage.sync_dir(temporary).map_err(|error| Error::io("sync", temporary, error))?;
+        // The index may still list this step, with the metrics of a checkpoint that was replaced or deleted.
+        self.drop_index()?;
         if self.storage.kind(path).is_ok() {
-            // The index may know the old one's metrics: it must not outlive it.
-            self.drop_index()?;
             let aside = self.dir.join(replaced_name(step));
             if self.storage.kind(&aside).is_ok() {
+                // What is at the final name has to be durable before its predecessor goes.
+                self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error))?;
                 self.storage.remove_dir_all(&aside).map_err(|error| Error::io("delete", &aside, error))?;
             }
             self.storage.rename(path, &aside).map_err(|error| Error::io("set aside", path, error))?;
@@ -398,6 +415,7 @@ impl Store {
 
     /// Keeps a checkpoint for ever, or lets rotation have it again.
     pub(crate) fn pin(&mut self, step: u64, is_pinned: bool) -> Result<()> {
+        self.drop_index()?;
         let Some(info) = self.checkpoints.get_mut(&step) else {
             return Err(Error::new(ErrorKind::NotFound, format!("no checkpoint of step {step} to pin")));
         };
