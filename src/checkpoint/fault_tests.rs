@@ -1,6 +1,6 @@
 //! Saves that fail, machines that die, and files that are damaged: at every operation, in every byte.
 //!
-//! Each rule of the store was taken out once to see a test here turn red; the test that did is named with the rule.
+//! The comment at a test names the rules of the store that it is there for.
 
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ fn at_every_operation(keep: usize, write: impl Fn(&mut Store) -> crate::Result<(
     }
 }
 
-/// Red without: the fsync of the files, that of the directory, the temporary name, deleting after the rename.
+/// For: the fsync of the files, that of the directory, the temporary name, deleting after the rename.
 #[test]
 fn a_failed_or_torn_save_loses_nothing() {
     at_every_operation(
@@ -94,7 +94,7 @@ fn a_failed_or_torn_save_loses_nothing() {
     );
 }
 
-/// Red without: the pin on best; deleting before the new one is durable.
+/// For: the pin on best; deleting before the new one is durable.
 #[test]
 fn rotation_that_fails_or_is_cut_keeps_the_best_and_one_checkpoint_always() {
     at_every_operation(
@@ -110,7 +110,7 @@ fn rotation_that_fails_or_is_cut_keeps_the_best_and_one_checkpoint_always() {
     );
 }
 
-/// Red without: setting the old one aside, and putting it back when the directory is opened.
+/// For: setting the old one aside, and putting it back when the directory is opened.
 #[test]
 fn replacing_a_step_leaves_the_old_or_the_new_one() {
     at_every_operation(
@@ -124,7 +124,7 @@ fn replacing_a_step_leaves_the_old_or_the_new_one() {
     );
 }
 
-/// Red without: dropping the index before the metrics are replaced.
+/// For: dropping the index before the metrics are replaced.
 #[test]
 fn attached_metrics_are_the_old_or_the_new_ones() {
     let fresh = MetricValues::from([("loss".to_owned(), 0.05)]);
@@ -141,7 +141,7 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
     );
 }
 
-/// Red without: the checksums, the lengths, the version, the limits of the parsers.
+/// For: the checksums, the lengths, the version, the limits of the parsers.
 #[test]
 fn every_flipped_bit_and_every_truncation_of_a_checkpoint_is_noticed() {
     let disk = FaultyDisk::default();
@@ -234,7 +234,7 @@ fn a_damaged_latest_falls_back_to_the_newest_whole_one() {
     assert!(store.load_latest().is_err());
 }
 
-/// Red without: the NaN rule.
+/// For: the NaN rule.
 #[test]
 fn weights_that_are_not_finite_are_flagged_and_never_best() {
     let disk = FaultyDisk::default();
