@@ -20,7 +20,10 @@ use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
 use crate::settings::Saved;
 use crate::training_log::{TrainingLog, not_finite};
-use crate::{Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, interrupt, unwind};
+use crate::{
+    Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, heap, interrupt, threads,
+    unwind,
+};
 
 /// A model in training: the verbs `setup`, `train`, `validate`, `evaluate`, `predict`, `save_ckpt` and `restore_*`, each of which
 /// hands control back, so that the loop over epochs is yours. Made by [`Elistimator::builder`] or
@@ -168,6 +171,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             Until::Step(step) => (Some(step.saturating_sub(self.global_step)), 0),
             Until::Time(_) => (None, 0),
         };
+        if D::READS_ARE_FREE {
+            threads::join_in();
+            heap::keep();
+        }
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         let result = self.steps(until, &mut pass);
@@ -244,11 +251,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 let share = features.batch_size() as f64 / examples.max(1) as f64;
                 total.add(&self.net, share, losses, scalars, &mut self.gradients)?;
             }
-            for (gradients, scope) in &mut total.gradients {
-                self.model.update(&mut self.net, gradients, &mut self.optimizer, scope.as_deref())?;
-            }
-            for (gradients, _) in total.gradients.drain(..) {
-                self.gradients.recycle(gradients, &self.net)?;
+            for (mut gradients, scope) in total.gradients.drain(..) {
+                self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
+                self.gradients.recycle_spent(gradients, &self.net, &self.optimizer.take_spent())?;
             }
             total.scalars.extend(named_norms(self.optimizer.take_gradient_norms()));
             Ok((total.losses, total.scalars))

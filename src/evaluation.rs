@@ -12,7 +12,9 @@ use crate::logs::metric_of;
 use crate::metrics::{MetricState, Metrics};
 use crate::nn::{Tensor, read};
 use crate::progress::{Pass, loss_text};
-use crate::{Device, Elistimator, Error, ErrorKind, EvaluationSpec, Features, ModelError, ModelFn, Result, unwind};
+use crate::{
+    Device, Elistimator, Error, ErrorKind, EvaluationSpec, Features, ModelError, ModelFn, Result, heap, threads, unwind,
+};
 
 /// How many losses may wait on a device before they are read.
 const BLOCK: usize = 1024;
@@ -211,6 +213,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         steps: Option<u64>,
         mut pass: Option<&mut Pass>,
     ) -> Result<Metrics> {
+        if D::READS_ARE_FREE {
+            threads::join_in();
+            heap::keep();
+        }
         let mut evaluation = Evaluation::new();
         let mut batches = dataset.open(self.options.seed, 0, 0)?;
         let mut number = 0;

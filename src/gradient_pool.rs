@@ -35,9 +35,22 @@ impl<D: Device> GradientPool<D> {
     }
 
     /// Takes back what a backward pass over this network returned, and zeroes it.
-    pub(crate) fn recycle<N: Network<D>>(&mut self, mut gradients: Gradients<D>, net: &N) -> ModelResult<()> {
+    pub(crate) fn recycle<N: Network<D>>(&mut self, gradients: Gradients<D>, net: &N) -> ModelResult<()> {
+        self.recycle_spent(gradients, net, &[])
+    }
+
+    /// The same after an update that left the gradients of some parameters zero: `spent` says which, in the order of the
+    /// network's parameters. Writing to all of them once more would cost a large network a twentieth of its step.
+    pub(crate) fn recycle_spent<N: Network<D>>(
+        &mut self,
+        mut gradients: Gradients<D>,
+        net: &N,
+        spent: &[bool],
+    ) -> ModelResult<()> {
+        let mut spent = spent.iter();
         net.visit(&mut Visitor::new(&mut |_, part| {
             if let Part::Parameter(parameter) = part
+                && !spent.next().copied().unwrap_or(false)
                 && parameter.is_trainable()
             {
                 let tensor = parameter.identity();

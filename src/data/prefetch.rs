@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::data::Record;
 use crate::data::dataset::{Pass, Stage, Stream};
-use crate::{Error, ErrorKind, Result, unwind};
+use crate::{Error, ErrorKind, Result, heap, unwind};
 
 pub(crate) struct Prefetch {
     pub(crate) input: Arc<dyn Stage>,
@@ -46,6 +46,7 @@ impl Stage for Prefetch {
         }
         let (sender, records) = bounded(self.ahead);
         let work = move || {
+            heap::keep();
             loop {
                 let item = match unwind::catch(|| input.next()) {
                     Ok(None) => return,

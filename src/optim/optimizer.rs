@@ -20,6 +20,8 @@ pub struct Optimizer<D: Device> {
     slots: Vec<Slot>,
     /// Of the updates since they were last taken.
     gradient_norms: Vec<Tensor<(), D>>,
+    /// For each parameter, whether the last update left its gradient zero.
+    spent: Vec<bool>,
 }
 
 /// How many norms wait for being taken.
@@ -49,6 +51,7 @@ impl<D: Device> Optimizer<D> {
             moments: [Gradients::leaky(), Gradients::leaky()],
             slots: Vec::new(),
             gradient_norms: Vec::new(),
+            spent: Vec::new(),
         }
     }
 
@@ -63,7 +66,8 @@ impl<D: Device> Optimizer<D> {
     }
 
     /// Updates every trainable parameter whose name starts with `scope`, all without one. A parameter that the loss did not
-    /// reach has a gradient of zero: momentum and weight decay still move it.
+    /// reach has a gradient of zero: momentum and weight decay still move it. The gradients are used up by it: on the CPU they
+    /// are zero afterwards.
     ///
     /// # Errors
     /// Those of the device.
@@ -74,7 +78,8 @@ impl<D: Device> Optimizer<D> {
         scope: Option<&str>,
     ) -> ModelResult<()> {
         self.clip(net, gradients, scope)?;
-        let Self { config, learning_rate, moments, slots, .. } = self;
+        let Self { config, learning_rate, moments, slots, spent, .. } = self;
+        spent.clear();
         let factor = match config.learning_rate() {
             0.0 => 1.0,
             base => *learning_rate / base,
@@ -87,6 +92,7 @@ impl<D: Device> Optimizer<D> {
             }
             let slot = &mut slots[index];
             index += 1;
+            spent.push(false);
             if !parameter.is_trainable() || slot.is_frozen || scope.is_some_and(|scope| !name.starts_with(scope)) {
                 return Ok(());
             }
@@ -94,11 +100,20 @@ impl<D: Device> Optimizer<D> {
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
             if slot.decays {
-                D::update(slot.updates, rule, rate, parameter, gradients, moments)
+                D::update(slot.updates, rule, rate, parameter, gradients, moments)?;
             } else {
-                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments)
+                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments)?;
             }
+            if let Some(spent) = spent.last_mut() {
+                *spent = D::UPDATE_ZEROES;
+            }
+            Ok(())
         }))
+    }
+
+    /// For each parameter, whether the last update left its gradient zero; empty if there was none since the last call.
+    pub(crate) fn take_spent(&mut self) -> Vec<bool> {
+        std::mem::take(&mut self.spent)
     }
 
     /// The norms of the gradients before [clipping by norm](OptimizerConfig::clip_norm), one for each update since the last

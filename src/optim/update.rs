@@ -17,6 +17,10 @@ pub(crate) type Moments<D> = [Gradients<D>; 2];
 
 /// Updates a parameter in place. Sealed with [`Device`].
 pub trait Update: Backend {
+    /// Whether [`update`](Self::update) leaves the gradient zero, which costs little while it is at hand.
+    #[doc(hidden)]
+    const UPDATE_ZEROES: bool = false;
+
     /// `step` counts from 1.
     #[doc(hidden)]
     fn update(
@@ -143,6 +147,8 @@ fn stock<D: Device>(
 const CHUNK: usize = 1 << 15;
 
 impl Update for Cpu {
+    const UPDATE_ZEROES: bool = true;
+
     fn update(
         step: u64,
         rule: &Rule,
@@ -152,14 +158,14 @@ impl Update for Cpu {
         [first, second]: &mut Moments<Self>,
     ) -> ModelResult<()> {
         let ghost = parameter.identity().ghost();
-        let gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
+        let mut gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
         let count = rule.moments().len();
         let take = |moments: &mut Gradients<Self>, wanted: bool| -> ModelResult<Vec<f32>> {
             Ok(if wanted { std::mem::take(&mut **moments.get_or_alloc_mut(&ghost)?) } else { Vec::new() })
         };
         let (mut m, mut v) = (take(first, count > 0)?, take(second, count > 1)?);
         if let Some(weights) = parameter.host_mut() {
-            fused(step, rule, learning_rate as f32, weights, &gradient, &mut m, &mut v);
+            fused(step, rule, learning_rate as f32, weights, &mut gradient, &mut m, &mut v);
         }
         **gradients.get_or_alloc_mut(&ghost)? = gradient;
         if count > 0 {
@@ -197,19 +203,33 @@ impl Update for Cpu {
     }
 }
 
-/// One pass over weights, gradient and state.
-fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
+/// One pass over weights, gradient and state, after which the gradient is zero.
+fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &mut [f32], m: &mut [f32], v: &mut [f32]) {
     match rule {
         Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => {
             let (momentum, nesterov, decay) = (*momentum as f32, *nesterov, *weight_decay as f32);
             if momentum == 0.0 {
-                each(weights, gradient, m, v, |w, g, _, _| *w -= lr * (g + decay * *w));
+                pass(
+                    weights,
+                    gradient,
+                    m,
+                    v,
+                    #[inline(always)]
+                    move |w, g, _, _| *w -= lr * (g + decay * *w),
+                );
             } else {
-                each(weights, gradient, m, v, |w, g, velocity, _| {
-                    let g = g + decay * *w;
-                    *velocity = momentum * *velocity + g;
-                    *w -= lr * if nesterov { g + momentum * *velocity } else { *velocity };
-                });
+                pass(
+                    weights,
+                    gradient,
+                    m,
+                    v,
+                    #[inline(always)]
+                    move |w, g, velocity, _| {
+                        let g = g + decay * *w;
+                        *velocity = momentum * *velocity + g;
+                        *w -= lr * if nesterov { g + momentum * *velocity } else { *velocity };
+                    },
+                );
             }
         }
         Rule::Adam(Adam { betas, epsilon, weight_decay, decoupled, .. }) => {
@@ -220,61 +240,104 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &[f32],
             let c2 = (1.0 / (1.0 - betas[1].powi(exponent))) as f32;
             let (epsilon, decay) = (*epsilon as f32, *weight_decay as f32);
             let (l2, shrink) = if *decoupled { (0.0, 1.0 - lr * decay) } else { (decay, 1.0) };
-            each(weights, gradient, m, v, |w, g, m, v| {
-                let g = g + l2 * *w;
-                *m = b1 * *m + (1.0 - b1) * g;
-                *v = b2 * *v + (1.0 - b2) * g * g;
-                *w = shrink * *w - lr * (*m * c1) / ((*v * c2).sqrt() + epsilon);
-            });
+            pass(
+                weights,
+                gradient,
+                m,
+                v,
+                #[inline(always)]
+                move |w, g, m, v| {
+                    let g = g + l2 * *w;
+                    *m = b1 * *m + (1.0 - b1) * g;
+                    *v = b2 * *v + (1.0 - b2) * g * g;
+                    *w = shrink * *w - lr * (*m * c1) / ((*v * c2).sqrt() + epsilon);
+                },
+            );
         }
         Rule::RmsProp(RmsProp { decay, epsilon, momentum, weight_decay, .. }) => {
             let (rate, epsilon, momentum, l2) =
                 (*decay as f32, *epsilon as f32, *momentum as f32, *weight_decay as f32);
-            each(weights, gradient, m, v, |w, g, square, velocity| {
-                let g = g + l2 * *w;
-                *square += (1.0 - rate) * (g * g - *square);
-                let g = g / (*square + epsilon).sqrt();
-                let step = momentum * *velocity + g;
-                if momentum != 0.0 {
-                    *velocity = step;
-                }
-                *w -= lr * step;
-            });
+            pass(
+                weights,
+                gradient,
+                m,
+                v,
+                #[inline(always)]
+                move |w, g, square, velocity| {
+                    let g = g + l2 * *w;
+                    *square += (1.0 - rate) * (g * g - *square);
+                    let g = g / (*square + epsilon).sqrt();
+                    let step = momentum * *velocity + g;
+                    if momentum != 0.0 {
+                        *velocity = step;
+                    }
+                    *w -= lr * step;
+                },
+            );
         }
         Rule::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => {
             let (initial, epsilon, l2) = (*initial_accumulator as f32, *epsilon as f32, *weight_decay as f32);
-            each(weights, gradient, m, v, |w, g, sum, _| {
-                let g = g + l2 * *w;
-                *sum += g * g;
-                *w -= lr * g / ((initial + *sum).sqrt() + epsilon);
-            });
+            pass(
+                weights,
+                gradient,
+                m,
+                v,
+                #[inline(always)]
+                move |w, g, sum, _| {
+                    let g = g + l2 * *w;
+                    *sum += g * g;
+                    *w -= lr * g / ((initial + *sum).sqrt() + epsilon);
+                },
+            );
         }
         Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
             let (initial, l1, l2) = (*initial_accumulator as f32, *l1 as f32, *l2 as f32);
-            each(weights, gradient, m, v, |w, g, sum, linear| {
-                let before = (initial + *sum).sqrt();
-                *sum += g * g;
-                let root = (initial + *sum).sqrt();
-                *linear += g - (root - before) / lr * *w;
-                let shrunk = l1.copysign(*linear) - *linear;
-                *w = if linear.abs() > l1 { shrunk / (root / lr + 2.0 * l2) } else { 0.0 };
-            });
+            pass(
+                weights,
+                gradient,
+                m,
+                v,
+                #[inline(always)]
+                move |w, g, sum, linear| {
+                    let before = (initial + *sum).sqrt();
+                    *sum += g * g;
+                    let root = (initial + *sum).sqrt();
+                    *linear += g - (root - before) / lr * *w;
+                    let shrunk = l1.copysign(*linear) - *linear;
+                    *w = if linear.abs() > l1 { shrunk / (root / lr + 2.0 * l2) } else { 0.0 };
+                },
+            );
         }
         Rule::Lamb(lamb) => fused_lamb(step, lamb, lr, weights, gradient, m, v),
     }
 }
 
 /// Two passes, since the length of the step depends on the norms of the whole parameter.
-fn fused_lamb(step: u64, lamb: &Lamb, lr: f32, weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]) {
+fn fused_lamb(
+    step: u64,
+    lamb: &Lamb,
+    lr: f32,
+    weights: &mut [f32],
+    gradient: &mut [f32],
+    m: &mut [f32],
+    v: &mut [f32],
+) {
     let exponent = i32::try_from(step).unwrap_or(i32::MAX);
     let [b1, b2] = lamb.betas.map(|beta| beta as f32);
     let [c1, c2] = lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
     let (epsilon, decay) = (lamb.epsilon as f32, lamb.weight_decay as f32);
     let direction = |w: f32, m: f32, v: f32| (m * c1) / ((v * c2).sqrt() + epsilon) + decay * w;
-    each(weights, gradient, m, v, |_, g, m, v| {
-        *m = b1 * *m + (1.0 - b1) * g;
-        *v = b2 * *v + (1.0 - b2) * g * g;
-    });
+    pass(
+        weights,
+        gradient,
+        m,
+        v,
+        #[inline(always)]
+        move |_, g, m, v| {
+            *m = b1 * *m + (1.0 - b1) * g;
+            *v = b2 * *v + (1.0 - b2) * g * g;
+        },
+    );
     // Summed chunk by chunk in their order, so that the result does not depend on the threads.
     let squares: Vec<(f64, f64)> = weights
         .par_chunks(CHUNK)
@@ -290,47 +353,61 @@ fn fused_lamb(step: u64, lamb: &Lamb, lr: f32, weights: &mut [f32], gradient: &[
     let (ww, uu) = squares.iter().fold((0.0, 0.0), |(ww, uu), (w, u)| (ww + w, uu + u));
     let ratio = if ww > 0.0 && uu > 0.0 { (ww / uu).sqrt() } else { 1.0 };
     let rate = lr * ratio as f32;
-    each(weights, gradient, m, v, |w, _, m, v| *w -= rate * direction(*w, *m, *v));
+    pass(
+        weights,
+        gradient,
+        m,
+        v,
+        #[inline(always)]
+        move |w, _, m, v| *w -= rate * direction(*w, *m, *v),
+    );
 }
 
-/// Applies `f` to every element, in parallel over fixed chunks. State that a rule does not have is an empty slice, and stands
-/// in as zeros.
-fn each(
+/// Applies `f` to every element, in parallel over fixed chunks, and zeroes the gradient. State that a rule does not have is an
+/// empty slice, and stands in as zeros.
+fn pass(
     weights: &mut [f32],
-    gradient: &[f32],
+    gradient: &mut [f32],
     m: &mut [f32],
     v: &mut [f32],
-    f: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync,
+    f: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync + Copy,
 ) {
-    let piece = |weights: &mut [f32], gradient: &[f32], m: &mut [f32], v: &mut [f32]| match (m.is_empty(), v.is_empty())
-    {
-        (true, _) => {
-            for (w, g) in weights.iter_mut().zip(gradient) {
-                f(w, *g, &mut 0.0, &mut 0.0);
-            }
-        }
-        (false, true) => {
-            for ((w, g), m) in weights.iter_mut().zip(gradient).zip(m) {
-                f(w, *g, m, &mut 0.0);
-            }
-        }
-        (false, false) => {
-            for (((w, g), m), v) in weights.iter_mut().zip(gradient).zip(m).zip(v) {
-                f(w, *g, m, v);
-            }
-        }
-    };
-    if weights.len() <= CHUNK {
-        return piece(weights, gradient, m, v);
-    }
-    let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks(CHUNK));
+    let arch = pulp::Arch::new();
+    let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks_mut(CHUNK));
+    // The loops are compiled for the widest vectors that this CPU has.
     match (m.is_empty(), v.is_empty()) {
-        (true, _) => chunks.for_each(|(w, g)| piece(w, g, &mut [], &mut [])),
-        (false, true) => chunks.zip(m.par_chunks_mut(CHUNK)).for_each(|((w, g), m)| piece(w, g, m, &mut [])),
-        (false, false) => chunks
-            .zip(m.par_chunks_mut(CHUNK))
-            .zip(v.par_chunks_mut(CHUNK))
-            .for_each(|(((w, g), m), v)| piece(w, g, m, v)),
+        (true, _) => chunks.for_each(|(weights, gradient)| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for (w, g) in weights.iter_mut().zip(gradient) {
+                        f(w, std::mem::take(g), &mut 0.0, &mut 0.0);
+                    }
+                },
+            );
+        }),
+        (false, true) => chunks.zip(m.par_chunks_mut(CHUNK)).for_each(|((weights, gradient), m)| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for ((w, g), m) in weights.iter_mut().zip(gradient).zip(m) {
+                        f(w, std::mem::take(g), m, &mut 0.0);
+                    }
+                },
+            );
+        }),
+        (false, false) => chunks.zip(m.par_chunks_mut(CHUNK)).zip(v.par_chunks_mut(CHUNK)).for_each(
+            |(((weights, gradient), m), v)| {
+                arch.dispatch(
+                    #[inline(always)]
+                    || {
+                        for (((w, g), m), v) in weights.iter_mut().zip(gradient).zip(m).zip(v) {
+                            f(w, std::mem::take(g), m, v);
+                        }
+                    },
+                );
+            },
+        ),
     }
 }
 

@@ -54,9 +54,13 @@ impl Sizes {
                     let (seen, unseen) = row.split_at_mut(end);
                     unseen.fill(0.0);
                     let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    seen.iter_mut().for_each(|score| *score = exp(*score - largest));
+                    for score in seen.iter_mut() {
+                        *score = exp(*score - largest);
+                    }
                     let total = 1.0 / sum(seen);
-                    seen.iter_mut().for_each(|score| *score *= total);
+                    for score in seen.iter_mut() {
+                        *score *= total;
+                    }
                 }
             },
         );
@@ -78,7 +82,9 @@ impl Sizes {
             let v = matrix(v, keys, size).subcols(columns, width);
             multiply(matrix_mut(weights, queries, keys), Accum::Replace, q, k.transpose());
             let scale = self.scale();
-            weights.iter_mut().for_each(|score| *score *= scale);
+            for score in weights.iter_mut() {
+                *score *= scale;
+            }
             self.softmax(weights, end);
             let y = matrix_mut(y, queries, size).subcols_mut(columns, width);
             if self.dropout.is_some() {
@@ -120,7 +126,9 @@ impl Sizes {
                 || {
                     for (d, w) in dweights.chunks_exact_mut(keys).zip(weights.chunks_exact(keys)) {
                         let along = sum_of_products(d, w);
-                        d.iter_mut().zip(w).for_each(|(d, w)| *d = scale * w * (*d - along));
+                        for (d, w) in d.iter_mut().zip(w) {
+                            *d = scale * w * (*d - along);
+                        }
                     }
                 },
             );

@@ -161,7 +161,9 @@ impl Plan {
             #[inline(always)]
             || {
                 self.each_run(first_row, rows, |to, from, len| {
-                    padded[to..to + len].iter_mut().zip(&columns[from..from + len]).for_each(|(to, from)| *to += from);
+                    for (to, from) in padded[to..to + len].iter_mut().zip(&columns[from..from + len]) {
+                        *to += from;
+                    }
                 });
             },
         );
@@ -282,7 +284,9 @@ impl Plan {
                 let mut db = Scratch::zeros(outs);
                 for (index, image) in images.chunks_exact(self.image).enumerate() {
                     make_dy(chunk * self.chunk + index, &mut buffers.y);
-                    buffers.y.chunks_exact(outs).for_each(|pixel| add(&mut db, pixel));
+                    for pixel in buffers.y.chunks_exact(outs) {
+                        add(&mut db, pixel);
+                    }
                     let dx = dx.chunks_exact_mut(self.image).nth(index).unwrap_or_default();
                     self.backward(image, weights, &mut buffers, &mut dw, dx, &mut dpadded);
                 }

@@ -57,7 +57,9 @@ impl Field<'_> {
             }
             let largest = alpha.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             if largest.is_finite() {
-                alpha.iter_mut().for_each(|a| *a -= largest);
+                for a in alpha.iter_mut() {
+                    *a -= largest;
+                }
                 offset += f64::from(largest);
             }
         }
@@ -89,18 +91,26 @@ impl Field<'_> {
             let mut p: Vec<f32> = alpha.iter().zip(&beta).map(|(a, b)| a + b).collect();
             normalize(&mut p);
             let demissions = &mut to.emissions[step * count..][..count];
-            demissions.iter_mut().zip(&p).for_each(|(d, p)| *d += weight * p);
+            for (d, p) in demissions.iter_mut().zip(&p) {
+                *d += weight * p;
+            }
             demissions[tags[step]] -= weight;
             if step == steps - 1 {
-                to.end.iter_mut().zip(&p).for_each(|(d, p)| *d += weight * p);
+                for (d, p) in to.end.iter_mut().zip(&p) {
+                    *d += weight * p;
+                }
                 to.end[tags[step]] -= weight;
             }
             if step == 0 {
-                to.start.iter_mut().zip(&p).for_each(|(d, p)| *d += weight * p);
+                for (d, p) in to.start.iter_mut().zip(&p) {
+                    *d += weight * p;
+                }
                 to.start[tags[0]] -= weight;
                 return;
             }
-            after.iter_mut().zip(&emissions[step * count..]).zip(&beta).for_each(|((s, e), b)| *s = e + b);
+            for ((s, e), b) in after.iter_mut().zip(&emissions[step * count..]).zip(&beta) {
+                *s = e + b;
+            }
             let before = &alphas[(step - 1) * count..][..count];
             for from in 0..count {
                 for tag in 0..count {
@@ -108,7 +118,9 @@ impl Field<'_> {
                 }
             }
             normalize(&mut pairs);
-            to.between.iter_mut().zip(&pairs).for_each(|(d, p)| *d += weight * p);
+            for (d, p) in to.between.iter_mut().zip(&pairs) {
+                *d += weight * p;
+            }
             to.between[tags[step - 1] * count + tags[step]] -= weight;
             for (beta, between) in beta.iter_mut().zip(self.between.chunks_exact(count)) {
                 let terms: Vec<f32> = between.iter().zip(&after).map(|(between, after)| between + after).collect();
@@ -117,7 +129,9 @@ impl Field<'_> {
             // Only differences matter from here on.
             let largest = beta.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             if largest.is_finite() {
-                beta.iter_mut().for_each(|b| *b -= largest);
+                for b in beta.iter_mut() {
+                    *b -= largest;
+                }
             }
         }
     }
@@ -128,10 +142,16 @@ fn normalize(values: &mut [f32]) {
     let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     super::vectorized(
         #[inline(always)]
-        || values.iter_mut().for_each(|v| *v = exp(*v - largest)),
+        || {
+            for v in values.iter_mut() {
+                *v = exp(*v - largest);
+            }
+        },
     );
     let total = 1.0 / values.iter().sum::<f32>();
-    values.iter_mut().for_each(|v| *v *= total);
+    for v in values.iter_mut() {
+        *v *= total;
+    }
 }
 
 struct Gradients<'a> {

@@ -42,7 +42,11 @@ pub(crate) fn activation<S: Shape, T: Tape<f32, Cpu>>(
 pub(super) fn add(to: &mut [f32], from: &[f32]) {
     super::vectorized(
         #[inline(always)]
-        || to.iter_mut().zip(from).for_each(|(to, from)| *to += from),
+        || {
+            for (to, from) in to.iter_mut().zip(from) {
+                *to += from;
+            }
+        },
     );
 }
 
@@ -60,14 +64,22 @@ pub(crate) fn dropout<S: Shape, T: Tape<f32, Cpu>>(
     let factor = move |index: usize| if RandomStream::bits(key, index as u64) < threshold { 0.0 } else { scale };
     super::vectorized(
         #[inline(always)]
-        || values.iter_mut().enumerate().for_each(|(index, value)| *value *= factor(index)),
+        || {
+            for (index, value) in values.iter_mut().enumerate() {
+                *value *= factor(index);
+            }
+        },
     );
     let y = x.device().try_tensor_from_vec(values, shape)?;
     // The factors are drawn again rather than kept.
     record(&mut tape, &[&flat(&x)?], &[&flat(&y)?], move |dx, dy| {
         super::vectorized(
             #[inline(always)]
-            || dx[0].iter_mut().zip(&dy[0]).enumerate().for_each(|(index, (dx, dy))| *dx += dy * factor(index)),
+            || {
+                for (index, (dx, dy)) in dx[0].iter_mut().zip(&dy[0]).enumerate() {
+                    *dx += dy * factor(index);
+                }
+            },
         );
     });
     Ok(y.put_tape(tape))

@@ -19,7 +19,9 @@ pub(crate) fn embedding<T: Tape<f32, Cpu>>(
     let (size, count) = (weight.dims()[1], ids.len());
     let table = host(weight)?;
     let mut y = Vec::with_capacity(count * size);
-    ids.iter().for_each(|id| y.extend_from_slice(&table[id * size..(id + 1) * size]));
+    for id in ids.iter() {
+        y.extend_from_slice(&table[id * size..(id + 1) * size]);
+    }
     let weight_tensor = weight.identity();
     let y = weight_tensor.device().try_tensor_from_vec(y, (count * size,))?;
     if weight.is_trainable() {
@@ -48,7 +50,9 @@ pub(crate) fn embedding_bag<T: Tape<f32, Cpu>>(
     let mut start = 0;
     for (y, &bag) in y.chunks_exact_mut(size).zip(&sizes) {
         for (id, factor) in ids[start..start + bag].iter().zip(&factors[start..]) {
-            y.iter_mut().zip(&table[id * size..(id + 1) * size]).for_each(|(y, v)| *y += factor * v);
+            for (y, v) in y.iter_mut().zip(&table[id * size..(id + 1) * size]) {
+                *y += factor * v;
+            }
         }
         start += bag;
     }
@@ -60,7 +64,9 @@ pub(crate) fn embedding_bag<T: Tape<f32, Cpu>>(
             for (dy, bag) in dy[0].chunks_exact(size).zip(sizes) {
                 for (id, factor) in ids[start..start + bag].iter().zip(&factors[start..]) {
                     let dw = &mut dw[0][id * size..(id + 1) * size];
-                    dw.iter_mut().zip(dy).for_each(|(dw, dy)| *dw += factor * dy);
+                    for (dw, dy) in dw.iter_mut().zip(dy) {
+                        *dw += factor * dy;
+                    }
                 }
                 start += bag;
             }

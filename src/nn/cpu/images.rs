@@ -14,7 +14,9 @@ pub(super) fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut [f32
                 for column in 0..columns {
                     let to = &mut to[column * rows + row..column * rows + row_end];
                     let from = from[row * columns + column..].iter().step_by(columns);
-                    to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to = *from;
+                    }
                 }
             }
         },
@@ -39,7 +41,9 @@ pub(super) fn pad(image: &[f32], channels: usize, w: &WindowOver, padded: &mut [
                 }
                 for (x, pixel) in row.chunks_exact_mut(channels).enumerate() {
                     let from = image[y * w.width + x..].iter().step_by(pixels);
-                    pixel.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+                    for (to, from) in pixel.iter_mut().zip(from) {
+                        *to = *from;
+                    }
                 }
             }
         },
@@ -58,7 +62,9 @@ pub(super) fn add_unpadded(padded: &[f32], channels: usize, w: &WindowOver, imag
                 for channel in 0..channels {
                     let to = &mut image[channel * pixels + y * w.width..][..w.width];
                     let from = row[channel..].iter().step_by(channels);
-                    to.iter_mut().zip(from).for_each(|(to, from)| *to += *from);
+                    for (to, from) in to.iter_mut().zip(from) {
+                        *to += *from;
+                    }
                 }
             }
         },

@@ -64,7 +64,9 @@ pub(crate) fn linear<T: Tape<f32, Cpu>>(
             matrix(&input, rows, inputs),
         );
         if let Some(db) = db.first_mut() {
-            dz.chunks_exact(outputs).for_each(|row| add(db, row));
+            for row in dz.chunks_exact(outputs) {
+                add(db, row);
+            }
         }
         if let Some(dx) = dx.first_mut() {
             multiply_parallel(
@@ -92,7 +94,9 @@ pub(super) fn add_bias(
     };
     let bias = host(bias)?;
     if keep {
-        y.chunks_exact_mut(bias.len()).for_each(|row| add(row, &bias));
+        for row in y.chunks_exact_mut(bias.len()) {
+            add(row, &bias);
+        }
         let kept = copy(y);
         apply_all(activation, y);
         return Ok(Some(kept));
@@ -101,7 +105,9 @@ pub(super) fn add_bias(
         #[inline(always)]
         || {
             with_activation!(activation, |f| for row in y.chunks_exact_mut(bias.len()) {
-                row.iter_mut().zip(bias.iter()).for_each(|(y, b)| *y = apply(f, *y + b));
+                for (y, b) in row.iter_mut().zip(bias.iter()) {
+                    *y = apply(f, *y + b);
+                }
             })
         },
     );

@@ -31,7 +31,9 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
             for (row, label) in dense.chunks_exact_mut(classes).zip(*labels) {
                 row[*label] += 1.0 - smoothing;
                 if let Some(weights) = class_weights {
-                    row.iter_mut().zip(*weights).for_each(|(target, weight)| *target *= weight);
+                    for (target, weight) in row.iter_mut().zip(*weights) {
+                        *target *= weight;
+                    }
                 }
             }
         }
@@ -57,7 +59,11 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
         losses[row] = row_weights[row] * loss;
         super::vectorized(
             #[inline(always)]
-            || values.iter_mut().for_each(|x| *x = exp(*x - log_sum)),
+            || {
+                for x in values.iter_mut() {
+                    *x = exp(*x - log_sum);
+                }
+            },
         );
     }
     let y = logits.device().try_tensor_from_vec(losses, (rows,))?;
@@ -69,12 +75,16 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
                 let scale = weights[row] * dy[0][row];
                 let p = &probabilities[row * classes..][..classes];
                 if let Some(labels) = &labels {
-                    dx.iter_mut().zip(p).for_each(|(dx, p)| *dx += scale * p);
+                    for (dx, p) in dx.iter_mut().zip(p) {
+                        *dx += scale * p;
+                    }
                     dx[labels[row]] -= scale;
                 } else {
                     let t = &dense[row * classes..][..classes];
                     let total: f32 = t.iter().sum();
-                    dx.iter_mut().zip(p).zip(t).for_each(|((dx, p), t)| *dx += scale * (total * p - t));
+                    for ((dx, p), t) in dx.iter_mut().zip(p).zip(t) {
+                        *dx += scale * (total * p - t);
+                    }
                 }
             }
         });

@@ -175,7 +175,11 @@ pub(super) use with_activation;
 pub(super) fn apply_all(activation: Activation, values: &mut [f32]) {
     super::vectorized(
         #[inline(always)]
-        || with_activation!(activation, |f| values.iter_mut().for_each(|x| *x = apply(f, *x))),
+        || {
+            with_activation!(activation, |f| for x in values.iter_mut() {
+                *x = apply(f, *x);
+            })
+        },
     );
 }
 
@@ -186,7 +190,11 @@ pub(super) fn differentiate_all(activation: Activation, kept: &[f32], gradient: 
     }
     super::vectorized(
         #[inline(always)]
-        || with_activation!(activation, |f| gradient.iter_mut().zip(kept).for_each(|(g, k)| *g *= derivative(f, *k))),
+        || {
+            with_activation!(activation, |f| for (g, k) in gradient.iter_mut().zip(kept) {
+                *g *= derivative(f, *k);
+            })
+        },
     );
 }
 

@@ -31,9 +31,13 @@ pub(crate) fn layer_norm<T: Tape<f32, Cpu>>(
                 normal.chunks_exact_mut(size).zip(scales.iter_mut()).zip(y.chunks_exact_mut(size))
             {
                 let mean = sum(normal) / size as f32;
-                normal.iter_mut().for_each(|x| *x -= mean);
+                for x in normal.iter_mut() {
+                    *x -= mean;
+                }
                 *scale = 1.0 / (sum_of_products(normal, normal) / size as f32 + epsilon).sqrt();
-                normal.iter_mut().for_each(|x| *x *= *scale);
+                for x in normal.iter_mut() {
+                    *x *= *scale;
+                }
                 y.iter_mut()
                     .zip(normal.iter().zip(gains.iter().zip(offsets.iter())))
                     .for_each(|(y, (n, (g, o)))| *y = n * g + o);
@@ -72,7 +76,9 @@ pub(super) fn sum(values: &[f32]) -> f32 {
     let mut lanes = [0.0; 16];
     let chunks = values.chunks_exact(16);
     let rest: f32 = chunks.remainder().iter().sum();
-    chunks.for_each(|chunk| lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += v));
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, v)| *lane += v);
+    }
     lanes.iter().sum::<f32>() + rest
 }
 

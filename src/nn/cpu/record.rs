@@ -58,7 +58,9 @@ pub(super) fn record<T: Tape<f32, Cpu>>(
                 if slot.is_empty() {
                     *slot = values;
                 } else {
-                    slot.iter_mut().zip(values).for_each(|(slot, value)| *slot += value);
+                    for (slot, value) in slot.iter_mut().zip(values) {
+                        *slot += value;
+                    }
                 }
             }
         }
