@@ -1,30 +1,45 @@
 //! What is measured: states that merge, and the numbers they give.
 
 mod accuracy;
+mod binary_accuracy;
 mod class_counts;
 mod confusion_matrix;
 mod examples;
 mod f_beta;
+mod log_loss;
 mod mean;
 mod mean_absolute_error;
 mod mean_iou;
 mod mean_squared_error;
 mod metric;
+mod perplexity;
+mod pr_auc;
+mod pr_curve;
 mod precision;
 mod r2;
 mod recall;
+mod roc_auc;
+mod score_histogram;
+mod top_k_accuracy;
 mod values;
 
 pub use accuracy::{Accuracy, argmax};
+pub use binary_accuracy::BinaryAccuracy;
 pub use class_counts::Average;
 pub use confusion_matrix::ConfusionMatrix;
 pub use f_beta::FBeta;
+pub use log_loss::LogLoss;
 pub use mean::Mean;
 pub use mean_absolute_error::MeanAbsoluteError;
 pub use mean_iou::MeanIou;
 pub use mean_squared_error::MeanSquaredError;
 pub use metric::{Metric, MetricState};
+pub use perplexity::Perplexity;
+pub use pr_auc::PrAuc;
+pub use pr_curve::{PrCurve, PrPoint};
 pub use precision::Precision;
 pub use r2::R2;
 pub use recall::Recall;
+pub use roc_auc::RocAuc;
+pub use top_k_accuracy::TopKAccuracy;
 pub use values::Metrics;
