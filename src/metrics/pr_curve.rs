@@ -91,9 +91,8 @@ impl PrCurve {
                     recall: true_positives / positives,
                     true_positives,
                     false_positives,
-                    // Sums in another order may differ in the last bit.
-                    true_negatives: (negatives - false_positives).max(0.0),
-                    false_negatives: (positives - true_positives).max(0.0),
+                    true_negatives: negatives - false_positives,
+                    false_negatives: positives - true_positives,
                 }
             })
             .collect();

@@ -65,7 +65,8 @@ impl ScoreHistogram {
         if self.mixed {
             return (f64::NAN, f64::NAN);
         }
-        (self.positives.iter().sum(), self.negatives.iter().sum())
+        // In the order of `descending`, so that the last sums there are these to the bit.
+        (self.positives.iter().rev().sum(), self.negatives.iter().rev().sum())
     }
 
     /// The bins from the highest scores down.
