@@ -22,6 +22,9 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 /// What the names of averaged weights begin with among the optimiser's state.
 const EMA: &str = "ema/";
 
+/// The setting that holds what the run calls the best.
+pub(crate) const MONITOR: &str = "monitor";
+
 /// Which checkpoint of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Which {
@@ -290,6 +293,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             (None, Some(origin)) => origin.clone(),
             (feed, _) => self.settings(feed.as_ref().map(|feed| feed.dataset())),
         };
+        // What is best is for today's monitor to say, to those who look at the directory without the program.
+        state.settings.retain(|(name, _)| name != MONITOR);
+        if let Ok(monitor) = serde_json::to_string(&self.options.monitor) {
+            state.settings.push((MONITOR.into(), monitor));
+        }
         let metrics = (self.validated.0 == self.global_step && !self.validated.1.is_empty())
             .then(|| self.validated.1.clone().into());
         let (model, optimizer) = (Tensors::new(model)?, Tensors::new(optimizer)?);

@@ -39,6 +39,7 @@ mod feed;
 mod gradient_pool;
 mod hashes;
 mod inputs;
+pub mod inspect;
 mod interrupt;
 mod logs;
 pub mod metrics;
