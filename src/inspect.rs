@@ -101,7 +101,9 @@ impl ModelDir {
         let checkpoints = dir.join("checkpoints");
         match std::fs::metadata(&checkpoints) {
             Ok(found) if found.is_dir() => {}
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::io("read", &checkpoints, error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::io("read", &checkpoints, error));
+            }
             _ => {
                 let message = format!("{} has no directory checkpoints, expected that of a model", dir.display());
                 return Err(Error::new(ErrorKind::NotFound, message));
@@ -126,9 +128,8 @@ impl ModelDir {
     /// [`ErrorKind::NotFound`] when there is none.
     pub fn latest(&self) -> Result<CheckpointInfo> {
         let latest = self.store.list().into_iter().max_by_key(|info| info.order);
-        latest.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display()))
-        })
+        latest
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display())))
     }
 
     /// The checkpoint of a step.

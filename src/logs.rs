@@ -1,11 +1,11 @@
-//! What a run writes for its observers: TensorBoard files and log lines. None of it can stop the training.
+//! What a run writes for its observers: TensorBoard files, the history and log lines. None of it can stop the training.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use crate::metrics::Metrics;
 use crate::progress::{LogEvery, StepLog};
-use crate::summary::SummaryWriter;
+use crate::summary::{HistoryWriter, SummaryWriter};
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
@@ -22,6 +22,8 @@ pub(crate) struct Logs {
     /// Metrics that the restored checkpoint has: the points of their validation sets at its step are not lost work.
     restored: Metrics,
     writers: BTreeMap<String, SummaryWriter>,
+    /// What the writers get once more as plain lines; and whether what lies behind `step` has been taken out of the file.
+    history: Option<(HistoryWriter, bool)>,
     lines: Option<StepLog>,
     warned: bool,
 }
@@ -29,7 +31,15 @@ pub(crate) struct Logs {
 impl Logs {
     pub(crate) fn new(log_every: Option<LogEvery>) -> Result<Self> {
         let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
-        Ok(Self { dir: None, step: 0, restored: Metrics::new(), writers: BTreeMap::new(), lines, warned: false })
+        Ok(Self {
+            dir: None,
+            step: 0,
+            restored: Metrics::new(),
+            writers: BTreeMap::new(),
+            history: None,
+            lines,
+            warned: false,
+        })
     }
 
     /// Logs into this model directory from `step` on.
@@ -42,6 +52,7 @@ impl Logs {
     pub(crate) fn restart(&mut self, step: u64, restored: Metrics) {
         (self.step, self.restored) = (step, restored);
         self.writers.clear();
+        self.history = None;
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
         }
@@ -56,18 +67,33 @@ impl Logs {
         Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
     }
 
+    /// The history. Only training takes out what lies behind the restored step: a run that looks at an old checkpoint, and
+    /// validates it, loses nothing.
+    fn history(&mut self, is_training: bool) -> Option<&mut HistoryWriter> {
+        let dir = self.dir.as_ref()?;
+        if self.history.as_ref().is_none_or(|(_, is_cut)| is_training && !is_cut) {
+            // The old one is closed first, so that its last lines are there to be read.
+            self.history = None;
+            let first_step = if is_training { self.step.saturating_add(1) } else { u64::MAX };
+            self.history = Some((HistoryWriter::create(dir, first_step), is_training));
+        }
+        self.history.as_mut().map(|(history, _)| history)
+    }
+
     /// Losses, learning rates and named values of steps.
     pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
         if every == 0 || steps.is_empty() {
             return;
         }
-        let Some(writer) = self.writer("train") else { return };
-        let mut values = Vec::new();
         for step in steps.iter().filter(|step| step.step.is_multiple_of(every)) {
-            values.clear();
-            values.extend([("loss", step.loss), ("learning_rate", step.learning_rate)]);
+            let mut values = vec![("loss", step.loss), ("learning_rate", step.learning_rate)];
             values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
-            writer.scalars(&values, step.step);
+            if let Some(writer) = self.writer("train") {
+                writer.scalars(&values, step.step);
+            }
+            if let Some(history) = self.history(true) {
+                history.record("train", step.step, &values);
+            }
         }
     }
 
@@ -82,9 +108,15 @@ impl Logs {
     /// The metrics of a validation set.
     pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
         let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
+        let values: Vec<_> = metrics.iter().collect();
         if let Some(writer) = self.writer(&name) {
-            writer.scalars(&metrics.iter().collect::<Vec<_>>(), step);
+            writer.scalars(&values, step);
             writer.flush();
+        }
+        let is_training = self.history.as_ref().is_some_and(|(_, is_cut)| *is_cut);
+        if let Some(history) = self.history(is_training) {
+            history.record(&name, step, &values);
+            history.flush();
         }
     }
 
@@ -105,11 +137,17 @@ impl Logs {
     /// Puts everything on the disk, as a checkpoint is: a run resumed from it finds the curves up to its step.
     pub(crate) fn sync(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::sync);
+        if let Some((history, _)) = &mut self.history {
+            history.sync();
+        }
     }
 
     /// Hands everything to the operating system.
     pub(crate) fn flush(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::flush);
+        if let Some((history, _)) = &mut self.history {
+            history.flush();
+        }
     }
 
     /// Reports the first of its kind in a run.
