@@ -43,6 +43,7 @@ pub(crate) struct Options {
     pub(crate) progress: ProgressMode,
     pub(crate) log_every: Option<LogEvery>,
     pub(crate) summary_every: u64,
+    pub(crate) norm_every: u64,
     pub(crate) save_every: Option<Every>,
     pub(crate) not_finite: NotFinite,
     pub(crate) accumulate: usize,
@@ -65,6 +66,7 @@ impl Default for Options {
             progress: ProgressMode::default(),
             log_every: None,
             summary_every: 1,
+            norm_every: 10,
             save_every: None,
             not_finite: NotFinite::default(),
             accumulate: 1,
@@ -159,10 +161,20 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Writes every n-th step's values to TensorBoard; every step unless set, never for 0.
+    /// Writes every n-th step's values to TensorBoard and the history; every step unless set, never for 0. Beside losses and
+    /// named values: `learning_rate`, `gradient_norm`, `steps_per_second` and `examples_per_second` since the last one,
+    /// `data_wait` (the share of that time spent waiting for batches), and `memory` (resident, in MiB, on Linux).
     #[must_use]
     pub fn summary_every(mut self, steps: u64) -> Self {
         self.options.summary_every = steps;
+        self
+    }
+
+    /// Measures the `gradient_norm` at every n-th of the steps that are written; 10 unless set, never for 0. It costs a pass over
+    /// the gradients. Clipping by norm needs it in any case, and then every step has it.
+    #[must_use]
+    pub fn gradient_norm_every(mut self, logged_steps: u64) -> Self {
+        self.options.norm_every = logged_steps;
         self
     }
 

@@ -12,8 +12,9 @@ use crate::checkpoint::Store;
 use crate::data::{Dataset, Record, Signature};
 use crate::device::Cpu;
 use crate::feed::{Feed, Position};
+use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
-use crate::logs::Logs;
+use crate::logs::{Logs, is_logged};
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
 use crate::optim::{Optimizer, Schedule, WeightAverage};
@@ -45,6 +46,7 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) signature: Arc<Mutex<Option<Signature>>>,
     pub(crate) gradients: GradientPool<D>,
     pub(crate) training_log: TrainingLog<D>,
+    pub(crate) gauges: Gauges,
     pub(crate) logs: Logs,
     pub(crate) progress: Progress,
     pub(crate) store: Option<Store>,
@@ -170,12 +172,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         };
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
+        self.gauges.restart();
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.set_message(loss_text(self.training_log.last_loss()));
         pass.finish();
-        let (steps, examples) = self.training_log.rates();
-        self.logs.rates(self.global_step, steps, examples);
         self.logs.flush();
         if let Err(error) = result.and(flushed) {
             self.save_after(&error);
@@ -191,7 +192,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
-            let batches = feed.next_group(self.options.accumulate)?;
+            let batches = self.gauges.waiting(|| feed.next_group(self.options.accumulate))?;
             let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
             if let Err(error) = self.step(batches) {
                 // Its batches are used up, and may have been the last.
@@ -224,6 +225,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let learning_rate = self.learning_rate();
         self.optimizer.set_learning_rate(learning_rate);
         let number = self.global_step + 1;
+        let every = self.options.summary_every;
+        let logged = is_logged(number, every);
+        self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
         let batches: Vec<_> = batches.into_iter().map(|batch| Features::new(batch, self.device.clone())).collect();
         let examples: usize = batches.iter().map(Features::batch_size).sum();
         let outcome = unwind::catch(|| {
@@ -260,7 +264,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
-        self.training_log.record(number, learning_rate, examples as u64, losses, scalars);
+        self.gauges.step(examples as u64);
+        let gauges = if logged { self.gauges.read() } else { Vec::new() };
+        self.training_log.record(number, learning_rate, gauges, losses, scalars);
         Ok(())
     }
 
@@ -286,7 +292,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     fn ends_epoch(&mut self) -> Result<bool> {
-        self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)
+        let Some(feed) = &mut self.feed else { return Ok(true) };
+        self.gauges.waiting(|| feed.ends_epoch())
     }
 
     fn is_save_due(&self) -> bool {

@@ -36,6 +36,7 @@ mod error;
 mod evaluation;
 mod features;
 mod feed;
+mod gauges;
 mod gradient_pool;
 mod hashes;
 mod inputs;

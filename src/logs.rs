@@ -14,6 +14,11 @@ pub(crate) fn metric_of(set: &str, name: &str) -> String {
     if set.is_empty() { name.to_owned() } else { format!("{set}/{name}") }
 }
 
+/// Whether a step's values are written, where every so many are; none for 0.
+pub(crate) fn is_logged(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
+
 /// The log files of a model directory, each opened when it first has something to say.
 #[derive(Debug)]
 pub(crate) struct Logs {
@@ -80,28 +85,18 @@ impl Logs {
         self.history.as_mut().map(|(history, _)| history)
     }
 
-    /// Losses, learning rates and named values of steps.
+    /// Losses, learning rates, named values and gauges of the steps that are logged.
     pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
-        if every == 0 || steps.is_empty() {
-            return;
-        }
-        for step in steps.iter().filter(|step| step.step.is_multiple_of(every)) {
+        for step in steps.iter().filter(|step| is_logged(step.step, every)) {
             let mut values = vec![("loss", step.loss), ("learning_rate", step.learning_rate)];
             values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
+            values.extend(&step.gauges);
             if let Some(writer) = self.writer("train") {
                 writer.scalars(&values, step.step);
             }
             if let Some(history) = self.history(true) {
                 history.record("train", step.step, &values);
             }
-        }
-    }
-
-    /// The rates of a finished pass or block of one.
-    pub(crate) fn rates(&mut self, step: u64, steps_per_second: f64, examples_per_second: f64) {
-        if let Some(writer) = self.writer("train") {
-            let rates = [("steps_per_second", steps_per_second), ("examples_per_second", examples_per_second)];
-            writer.scalars(&rates, step);
         }
     }
 

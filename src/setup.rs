@@ -8,6 +8,7 @@ use crate::builder::Options;
 use crate::data::{Dataset, Signature};
 use crate::elistimator::model_outcome;
 use crate::feed::Position;
+use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
@@ -51,6 +52,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             validation: Vec::new(),
             signature: Arc::default(),
             training_log: Default::default(),
+            gauges: Gauges::new(),
             progress,
             store: None,
             validated: (0, Metrics::new()),
