@@ -342,6 +342,20 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.position().epoch
     }
 
+    /// Draws loss and metrics of the run so far over its steps into an SVG file, from the history in the model directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when nothing was logged yet; [`ErrorKind::Corrupt`] when the history is damaged;
+    /// [`ErrorKind::Io`] when the file cannot be written.
+    #[cfg(feature = "plot")]
+    pub fn plot(&mut self, path: impl AsRef<Path>) -> Result<&mut Self> {
+        // What is still buffered belongs into the picture.
+        self.logs.flush();
+        let history = crate::summary::History::load(&self.model_dir)?;
+        crate::summary::plot::curves(&history.without_machine(), path)?;
+        Ok(self)
+    }
+
     /// The model function with its hyper-parameters.
     pub fn model(&self) -> &M {
         &self.model

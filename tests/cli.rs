@@ -297,12 +297,22 @@ fn the_runs_own_monitor_decides_what_is_best() {
 #[test]
 fn plot_draws_what_the_run_logged() {
     let dir = tempfile::tempdir().unwrap();
-    drop(trained(dir.path()));
+    let mut estimator = trained(dir.path());
+    let own = dir.path().join("own.svg");
+    estimator.plot(&own).unwrap();
+    drop(estimator);
     let svg = dir.path().join("curves.svg");
     let drawn = json(&["plot", path(dir.path()), "-o", path(&svg)]);
     assert!(drawn["series"].as_array().unwrap().contains(&"validation/loss".into()), "{drawn}");
     let drawing = fs::read_to_string(&svg).unwrap();
     assert!(drawing.starts_with("<svg") && drawing.contains("validation"));
+    assert!(!drawing.contains("data_wait"));
+    assert_eq!(drawing, fs::read_to_string(own).unwrap(), "the run draws the same");
+    succeeds(&["plot", path(dir.path()), "-o", path(&svg), "--all"]);
+    assert!(fs::read_to_string(&svg).unwrap().contains("data_wait"));
+    let mut fresh = in_dir(&dir.path().join("fresh")).build().unwrap();
+    let error = fresh.plot(dir.path().join("nothing.svg")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
 }
 
 #[test]

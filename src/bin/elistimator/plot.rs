@@ -16,11 +16,15 @@ pub struct Args {
     /// The SVG file; one that exists is replaced.
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
+    /// Draws speed, waiting for data and memory too.
+    #[arg(long)]
+    all: bool,
 }
 
 impl Args {
     pub fn run(&self) -> Result<Outcome> {
         let history = History::load(&self.dir)?;
+        let history = if self.all { history } else { history.without_machine() };
         plot::curves(&history, &self.output)?;
         let output = self.output.display().to_string();
         let json = json!({ "output": output, "records": history.records().len(), "series": history.names() });
