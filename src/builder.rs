@@ -42,6 +42,7 @@ pub(crate) struct Options {
     pub(crate) retention: Retention,
     pub(crate) progress: ProgressMode,
     pub(crate) log_every: Option<LogEvery>,
+    pub(crate) log_file: bool,
     pub(crate) summary_every: u64,
     pub(crate) norm_every: u64,
     pub(crate) save_every: Option<Every>,
@@ -65,6 +66,7 @@ impl Default for Options {
             retention: Retention::default(),
             progress: ProgressMode::default(),
             log_every: None,
+            log_file: false,
             summary_every: 1,
             norm_every: 10,
             save_every: None,
@@ -158,6 +160,14 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     #[must_use]
     pub fn log_every(mut self, every: LogEvery) -> Self {
         self.options.log_every = Some(every);
+        self
+    }
+
+    /// Appends a line with time and step to `log.txt` in the model directory for every setup, epoch, validation, save,
+    /// restore, warning and failure. A run that is resumed appends to it.
+    #[must_use]
+    pub fn log_file(mut self, on: bool) -> Self {
+        self.options.log_file = on;
         self
     }
 

@@ -115,7 +115,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let snapshot = self.snapshot()?;
         let retention = self.options.retention.clone();
         let monitor = self.options.monitor.clone();
-        let info = self.writer()?.save(&snapshot, &retention, &monitor)?;
+        let saved = self.writer()?.save(&snapshot, &retention, &monitor);
+        self.logs.note(self.global_step, || match &saved {
+            Ok(info) if info.is_finite => format!("saved: {} bytes", info.bytes),
+            Ok(info) => format!("saved: {} bytes; warning: some weights are not finite", info.bytes),
+            Err(error) => format!("warning: not saved: {error}"),
+        });
+        let info = saved?;
         self.last_save = Instant::now();
         Ok(info)
     }
@@ -127,8 +133,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`ErrorKind::Settings`] when hyper-parameters or seed differ and were not allowed. After an error the estimator is
     /// exactly as it was.
     pub fn restore_ckpt(&mut self, which: impl Into<Which>) -> Result<&mut Self> {
-        let snapshot = self.read_snapshot(&which.into())?;
+        let which = which.into();
+        let snapshot = self.read_snapshot(&which)?;
         self.apply(snapshot)?;
+        self.logs.note(self.global_step, || format!("restored: {which:?}"));
         Ok(self)
     }
 

@@ -119,6 +119,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         (self.feed, self.validation) = (Some(feed), validation);
         let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
         self.logs.open(&self.model_dir, self.global_step, restored);
+        self.logs.note(self.global_step, || {
+            let (epoch, batch) = (start.epoch + 1, start.batch);
+            format!("setup: version {}, epoch {epoch}, batch {batch}", env!("CARGO_PKG_VERSION"))
+        });
         if self.options.describe {
             self.progress.line(&self.description());
         }
@@ -179,6 +183,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         pass.finish();
         self.logs.flush();
         if let Err(error) = result.and(flushed) {
+            self.logs.note(self.global_step, || format!("stopped: {error}"));
             self.save_after(&error);
             return Err(error);
         }
@@ -209,6 +214,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 self.save_ckpt()?;
             }
             let ended = self.ends_epoch()?;
+            if ended && self.logs.has_file() {
+                self.flush(pass)?;
+                let (epoch, loss) = (self.position().epoch, loss_text(self.training_log.last_loss()));
+                self.logs.note(self.global_step, || format!("epoch {epoch} done: {loss}"));
+            }
             if self.options.interrupts && interrupt::take() {
                 let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
                 return Err(Error::new(ErrorKind::Interrupted, message));
@@ -284,7 +294,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         match (first_bad, self.options.not_finite) {
             (Some(error), NotFinite::Stop) => Err(error),
             (Some(error), NotFinite::GoOn) => {
-                self.logs.warn_once(&error);
+                self.logs.warn_once(self.global_step, &error);
                 Ok(())
             }
             (None, _) => Ok(()),

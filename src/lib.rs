@@ -42,6 +42,7 @@ mod hashes;
 mod inputs;
 pub mod inspect;
 mod interrupt;
+mod log_file;
 mod logs;
 pub mod metrics;
 mod model_fn;

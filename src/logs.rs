@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::log_file::LogFile;
 use crate::metrics::Metrics;
 use crate::progress::{LogEvery, StepLog};
 use crate::summary::{HistoryWriter, SummaryWriter};
@@ -30,11 +31,12 @@ pub(crate) struct Logs {
     /// What the writers get once more as plain lines; and whether what lies behind `step` has been taken out of the file.
     history: Option<(HistoryWriter, bool)>,
     lines: Option<StepLog>,
+    file: Option<LogFile>,
     warned: bool,
 }
 
 impl Logs {
-    pub(crate) fn new(log_every: Option<LogEvery>) -> Result<Self> {
+    pub(crate) fn new(log_every: Option<LogEvery>, file: Option<LogFile>) -> Result<Self> {
         let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
         Ok(Self {
             dir: None,
@@ -43,6 +45,7 @@ impl Logs {
             writers: BTreeMap::new(),
             history: None,
             lines,
+            file,
             warned: false,
         })
     }
@@ -145,8 +148,21 @@ impl Logs {
         }
     }
 
+    /// Whether there is a log file.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// A line in the log file, if there is one.
+    pub(crate) fn note(&mut self, step: u64, text: impl FnOnce() -> String) {
+        if let Some(file) = &mut self.file {
+            file.line(step, &text());
+        }
+    }
+
     /// Reports the first of its kind in a run.
-    pub(crate) fn warn_once(&mut self, error: &Error) {
+    pub(crate) fn warn_once(&mut self, step: u64, error: &Error) {
+        self.note(step, || format!("warning: {error}"));
         if !std::mem::replace(&mut self.warned, true) {
             log::warn!("{error}; going on, as was asked for");
         }

@@ -10,6 +10,7 @@ use crate::elistimator::model_outcome;
 use crate::feed::Position;
 use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
+use crate::log_file::LogFile;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::nn::{Network, Part, Visitor, variables};
@@ -37,7 +38,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             base_learning_rate: optimizer.learning_rate(),
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
-            logs: Logs::new(options.log_every)?,
+            logs: Logs::new(options.log_every, options.log_file.then(|| LogFile::new(model_dir.join("log.txt"))))?,
             model: Arc::new(model),
             net,
             optimizer,
