@@ -42,7 +42,9 @@ pub(crate) struct Options {
     pub(crate) retention: Retention,
     pub(crate) progress: ProgressMode,
     pub(crate) log_every: Option<LogEvery>,
+    pub(crate) log_file: bool,
     pub(crate) summary_every: u64,
+    pub(crate) norm_every: u64,
     pub(crate) save_every: Option<Every>,
     pub(crate) not_finite: NotFinite,
     pub(crate) accumulate: usize,
@@ -64,7 +66,9 @@ impl Default for Options {
             retention: Retention::default(),
             progress: ProgressMode::default(),
             log_every: None,
+            log_file: false,
             summary_every: 1,
+            norm_every: 10,
             save_every: None,
             not_finite: NotFinite::default(),
             accumulate: 1,
@@ -159,10 +163,28 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Writes every n-th step's values to TensorBoard; every step unless set, never for 0.
+    /// Appends a line with time and step to `log.txt` in the model directory for every setup, epoch, validation, save,
+    /// restore, warning and failure. A run that is resumed appends to it.
+    #[must_use]
+    pub fn log_file(mut self, on: bool) -> Self {
+        self.options.log_file = on;
+        self
+    }
+
+    /// Writes every n-th step's values to TensorBoard and the history; every step unless set, never for 0. Beside losses and
+    /// named values: `learning_rate`, `gradient_norm`, `steps_per_second` and `examples_per_second` since the last one,
+    /// `data_wait` (the share of that time spent waiting for batches), and `memory` (resident, in MiB, on Linux).
     #[must_use]
     pub fn summary_every(mut self, steps: u64) -> Self {
         self.options.summary_every = steps;
+        self
+    }
+
+    /// Measures the `gradient_norm` at every n-th of the steps that are written; 10 unless set, never for 0. It costs a pass over
+    /// the gradients. Clipping by norm needs it in any case, and then every step has it.
+    #[must_use]
+    pub fn gradient_norm_every(mut self, logged_steps: u64) -> Self {
+        self.options.norm_every = logged_steps;
         self
     }
 

@@ -22,6 +22,9 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 /// What the names of averaged weights begin with among the optimiser's state.
 const EMA: &str = "ema/";
 
+/// The setting that holds what the run calls the best.
+pub(crate) const MONITOR: &str = "monitor";
+
 /// Which checkpoint of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Which {
@@ -112,7 +115,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let snapshot = self.snapshot()?;
         let retention = self.options.retention.clone();
         let monitor = self.options.monitor.clone();
-        let info = self.writer()?.save(&snapshot, &retention, &monitor)?;
+        let saved = self.writer()?.save(&snapshot, &retention, &monitor);
+        self.logs.note(self.global_step, || match &saved {
+            Ok(info) if info.is_finite => format!("saved: {} bytes", info.bytes),
+            Ok(info) => format!("saved: {} bytes; warning: some weights are not finite", info.bytes),
+            Err(error) => format!("warning: not saved: {error}"),
+        });
+        let info = saved?;
         self.last_save = Instant::now();
         Ok(info)
     }
@@ -124,8 +133,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`ErrorKind::Settings`] when hyper-parameters or seed differ and were not allowed. After an error the estimator is
     /// exactly as it was.
     pub fn restore_ckpt(&mut self, which: impl Into<Which>) -> Result<&mut Self> {
-        let snapshot = self.read_snapshot(&which.into())?;
+        let which = which.into();
+        let snapshot = self.read_snapshot(&which)?;
         self.apply(snapshot)?;
+        self.logs.note(self.global_step, || format!("restored: {which:?}"));
         Ok(self)
     }
 
@@ -290,6 +301,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             (None, Some(origin)) => origin.clone(),
             (feed, _) => self.settings(feed.as_ref().map(|feed| feed.dataset())),
         };
+        // What is best is for today's monitor to say, to those who look at the directory without the program.
+        state.settings.retain(|(name, _)| name != MONITOR);
+        if let Ok(monitor) = serde_json::to_string(&self.options.monitor) {
+            state.settings.push((MONITOR.into(), monitor));
+        }
         let metrics = (self.validated.0 == self.global_step && !self.validated.1.is_empty())
             .then(|| self.validated.1.clone().into());
         let (model, optimizer) = (Tensors::new(model)?, Tensors::new(optimizer)?);

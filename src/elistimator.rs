@@ -12,8 +12,9 @@ use crate::checkpoint::Store;
 use crate::data::{Dataset, Record, Signature};
 use crate::device::Cpu;
 use crate::feed::{Feed, Position};
+use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
-use crate::logs::Logs;
+use crate::logs::{Logs, is_logged};
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
 use crate::optim::{Optimizer, Schedule, WeightAverage};
@@ -48,6 +49,7 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) signature: Arc<Mutex<Option<Signature>>>,
     pub(crate) gradients: GradientPool<D>,
     pub(crate) training_log: TrainingLog<D>,
+    pub(crate) gauges: Gauges,
     pub(crate) logs: Logs,
     pub(crate) progress: Progress,
     pub(crate) store: Option<Store>,
@@ -120,6 +122,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         (self.feed, self.validation) = (Some(feed), validation);
         let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
         self.logs.open(&self.model_dir, self.global_step, restored);
+        self.logs.note(self.global_step, || {
+            let (epoch, batch) = (start.epoch + 1, start.batch);
+            format!("setup: version {}, epoch {epoch}, batch {batch}", env!("CARGO_PKG_VERSION"))
+        });
         if self.options.describe {
             self.progress.line(&self.description());
         }
@@ -177,14 +183,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
+        self.gauges.restart();
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.set_message(loss_text(self.training_log.last_loss()));
         pass.finish();
-        let (steps, examples) = self.training_log.rates();
-        self.logs.rates(self.global_step, steps, examples);
         self.logs.flush();
         if let Err(error) = result.and(flushed) {
+            self.logs.note(self.global_step, || format!("stopped: {error}"));
             self.save_after(&error);
             return Err(error);
         }
@@ -198,7 +204,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
-            let batches = feed.next_group(self.options.accumulate)?;
+            let batches = self.gauges.waiting(|| feed.next_group(self.options.accumulate))?;
             let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
             if let Err(error) = self.step(batches) {
                 // Its batches are used up, and may have been the last.
@@ -215,6 +221,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 self.save_ckpt()?;
             }
             let ended = self.ends_epoch()?;
+            if ended && self.logs.has_file() {
+                self.flush(pass)?;
+                let (epoch, loss) = (self.position().epoch, loss_text(self.training_log.last_loss()));
+                self.logs.note(self.global_step, || format!("epoch {epoch} done: {loss}"));
+            }
             if self.options.interrupts && interrupt::take() {
                 let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
                 return Err(Error::new(ErrorKind::Interrupted, message));
@@ -231,6 +242,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let learning_rate = self.learning_rate();
         self.optimizer.set_learning_rate(learning_rate);
         let number = self.global_step + 1;
+        let every = self.options.summary_every;
+        let logged = is_logged(number, every);
+        self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
         let batches: Vec<_> = batches.into_iter().map(|batch| Features::new(batch, self.device.clone())).collect();
         let examples: usize = batches.iter().map(Features::batch_size).sum();
         let outcome = unwind::catch(|| {
@@ -265,7 +279,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
-        self.training_log.record(number, learning_rate, examples as u64, losses, scalars);
+        self.gauges.step(examples as u64);
+        let gauges = if logged { self.gauges.read() } else { Vec::new() };
+        self.training_log.record(number, learning_rate, gauges, losses, scalars);
         Ok(())
     }
 
@@ -283,7 +299,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         match (first_bad, self.options.not_finite) {
             (Some(error), NotFinite::Stop) => Err(error),
             (Some(error), NotFinite::GoOn) => {
-                self.logs.warn_once(&error);
+                self.logs.warn_once(self.global_step, &error);
                 Ok(())
             }
             (None, _) => Ok(()),
@@ -291,7 +307,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     fn ends_epoch(&mut self) -> Result<bool> {
-        self.feed.as_mut().map_or(Ok(true), Feed::ends_epoch)
+        let Some(feed) = &mut self.feed else { return Ok(true) };
+        self.gauges.waiting(|| feed.ends_epoch())
     }
 
     fn is_save_due(&self) -> bool {
@@ -338,6 +355,20 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Whole passes over the training data done over the whole run.
     pub fn epoch(&self) -> u64 {
         self.position().epoch
+    }
+
+    /// Draws loss and metrics of the run so far over its steps into an SVG file, from the history in the model directory.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when nothing was logged yet; [`ErrorKind::Corrupt`] when the history is damaged;
+    /// [`ErrorKind::Io`] when the file cannot be written.
+    #[cfg(feature = "plot")]
+    pub fn plot(&mut self, path: impl AsRef<Path>) -> Result<&mut Self> {
+        // What is still buffered belongs into the picture.
+        self.logs.flush();
+        let history = crate::summary::History::load(&self.model_dir)?;
+        crate::summary::plot::curves(&history.without_machine(), path)?;
+        Ok(self)
     }
 
     /// The model function with its hyper-parameters.

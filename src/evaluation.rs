@@ -137,6 +137,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         if self.validated.0 != self.global_step || !metrics.iter().all(is_known) {
             self.logs.validation(name, self.global_step, &metrics);
         }
+        self.logs.note(self.global_step, || format!("{}: {metrics}", label.to_lowercase()));
         self.attach(name, &metrics)?;
         Ok(metrics)
     }

@@ -1,17 +1,23 @@
-//! What a run writes for its observers: TensorBoard files and log lines. None of it can stop the training.
+//! What a run writes for its observers: TensorBoard files, the history and log lines. None of it can stop the training.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::log_file::LogFile;
 use crate::metrics::Metrics;
 use crate::progress::{LogEvery, StepLog};
-use crate::summary::SummaryWriter;
+use crate::summary::{HistoryWriter, SummaryWriter};
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
 /// A metric's name among those of all validation sets.
 pub(crate) fn metric_of(set: &str, name: &str) -> String {
     if set.is_empty() { name.to_owned() } else { format!("{set}/{name}") }
+}
+
+/// Whether a step's values are written, where every so many are; none for 0.
+pub(crate) fn is_logged(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
 }
 
 /// The log files of a model directory, each opened when it first has something to say.
@@ -22,14 +28,26 @@ pub(crate) struct Logs {
     /// Metrics that the restored checkpoint has: the points of their validation sets at its step are not lost work.
     restored: Metrics,
     writers: BTreeMap<String, SummaryWriter>,
+    /// What the writers get once more as plain lines; and whether what lies behind `step` has been taken out of the file.
+    history: Option<(HistoryWriter, bool)>,
     lines: Option<StepLog>,
+    file: Option<LogFile>,
     warned: bool,
 }
 
 impl Logs {
-    pub(crate) fn new(log_every: Option<LogEvery>) -> Result<Self> {
+    pub(crate) fn new(log_every: Option<LogEvery>, file: Option<LogFile>) -> Result<Self> {
         let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
-        Ok(Self { dir: None, step: 0, restored: Metrics::new(), writers: BTreeMap::new(), lines, warned: false })
+        Ok(Self {
+            dir: None,
+            step: 0,
+            restored: Metrics::new(),
+            writers: BTreeMap::new(),
+            history: None,
+            lines,
+            file,
+            warned: false,
+        })
     }
 
     /// Logs into this model directory from `step` on.
@@ -42,6 +60,7 @@ impl Logs {
     pub(crate) fn restart(&mut self, step: u64, restored: Metrics) {
         (self.step, self.restored) = (step, restored);
         self.writers.clear();
+        self.history = None;
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
         }
@@ -56,35 +75,46 @@ impl Logs {
         Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
     }
 
-    /// Losses, learning rates and named values of steps.
-    pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
-        if every == 0 || steps.is_empty() {
-            return;
+    /// The history. Only training takes out what lies behind the restored step: a run that looks at an old checkpoint, and
+    /// validates it, loses nothing.
+    fn history(&mut self, is_training: bool) -> Option<&mut HistoryWriter> {
+        let dir = self.dir.as_ref()?;
+        if self.history.as_ref().is_none_or(|(_, is_cut)| is_training && !is_cut) {
+            // The old one is closed first, so that its last lines are there to be read.
+            self.history = None;
+            let first_step = if is_training { self.step.saturating_add(1) } else { u64::MAX };
+            self.history = Some((HistoryWriter::create(dir, first_step), is_training));
         }
-        let Some(writer) = self.writer("train") else { return };
-        let mut values = Vec::new();
-        for step in steps.iter().filter(|step| step.step.is_multiple_of(every)) {
-            values.clear();
-            values.extend([("loss", step.loss), ("learning_rate", step.learning_rate)]);
-            values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
-            writer.scalars(&values, step.step);
-        }
+        self.history.as_mut().map(|(history, _)| history)
     }
 
-    /// The rates of a finished pass or block of one.
-    pub(crate) fn rates(&mut self, step: u64, steps_per_second: f64, examples_per_second: f64) {
-        if let Some(writer) = self.writer("train") {
-            let rates = [("steps_per_second", steps_per_second), ("examples_per_second", examples_per_second)];
-            writer.scalars(&rates, step);
+    /// Losses, learning rates, named values and gauges of the steps that are logged.
+    pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
+        for step in steps.iter().filter(|step| is_logged(step.step, every)) {
+            let mut values = vec![("loss", step.loss), ("learning_rate", step.learning_rate)];
+            values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
+            values.extend(&step.gauges);
+            if let Some(writer) = self.writer("train") {
+                writer.scalars(&values, step.step);
+            }
+            if let Some(history) = self.history(true) {
+                history.record("train", step.step, &values);
+            }
         }
     }
 
     /// The metrics of a validation set.
     pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
         let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
+        let values: Vec<_> = metrics.iter().collect();
         if let Some(writer) = self.writer(&name) {
-            writer.scalars(&metrics.iter().collect::<Vec<_>>(), step);
+            writer.scalars(&values, step);
             writer.flush();
+        }
+        let is_training = self.history.as_ref().is_some_and(|(_, is_cut)| *is_cut);
+        if let Some(history) = self.history(is_training) {
+            history.record(&name, step, &values);
+            history.flush();
         }
     }
 
@@ -105,15 +135,34 @@ impl Logs {
     /// Puts everything on the disk, as a checkpoint is: a run resumed from it finds the curves up to its step.
     pub(crate) fn sync(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::sync);
+        if let Some((history, _)) = &mut self.history {
+            history.sync();
+        }
     }
 
     /// Hands everything to the operating system.
     pub(crate) fn flush(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::flush);
+        if let Some((history, _)) = &mut self.history {
+            history.flush();
+        }
+    }
+
+    /// Whether there is a log file.
+    pub(crate) fn has_file(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// A line in the log file, if there is one.
+    pub(crate) fn note(&mut self, step: u64, text: impl FnOnce() -> String) {
+        if let Some(file) = &mut self.file {
+            file.line(step, &text());
+        }
     }
 
     /// Reports the first of its kind in a run.
-    pub(crate) fn warn_once(&mut self, error: &Error) {
+    pub(crate) fn warn_once(&mut self, step: u64, error: &Error) {
+        self.note(step, || format!("warning: {error}"));
         if !std::mem::replace(&mut self.warned, true) {
             log::warn!("{error}; going on, as was asked for");
         }

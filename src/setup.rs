@@ -8,7 +8,9 @@ use crate::builder::Options;
 use crate::data::{Dataset, Signature};
 use crate::elistimator::model_outcome;
 use crate::feed::Position;
+use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
+use crate::log_file::LogFile;
 use crate::logs::Logs;
 use crate::metrics::Metrics;
 use crate::nn::{Network, Part, Visitor, variables};
@@ -36,7 +38,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             base_learning_rate: optimizer.learning_rate(),
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
-            logs: Logs::new(options.log_every)?,
+            logs: Logs::new(options.log_every, options.log_file.then(|| LogFile::new(model_dir.join("log.txt"))))?,
             model: Arc::new(model),
             net,
             optimizer,
@@ -51,6 +53,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             validation: Vec::new(),
             signature: Arc::default(),
             training_log: Default::default(),
+            gauges: Gauges::new(),
             progress,
             store: None,
             validated: (0, Metrics::new()),

@@ -1,7 +1,5 @@
 //! The losses of the steps, read from the device in blocks.
 
-use std::time::Instant;
-
 use dfdx::shapes::HasShape;
 use dfdx::tensor_ops::TryStack;
 
@@ -15,6 +13,8 @@ pub(crate) struct StepValues {
     pub(crate) learning_rate: f64,
     pub(crate) loss: f64,
     pub(crate) scalars: Vec<(String, f64)>,
+    /// Those of the host, for steps that are logged.
+    pub(crate) gauges: Vec<(&'static str, f64)>,
 }
 
 /// How many steps may wait on the device before they are read: bounds the memory they hold, at a read in 1024 steps.
@@ -26,21 +26,11 @@ pub(crate) struct TrainingLog<D: Device> {
     waiting: Vec<StepValues>,
     on_device: Vec<Tensor<(), D>>,
     last_loss: f64,
-    examples: u64,
-    since: Instant,
-    steps: u64,
 }
 
 impl<D: Device> Default for TrainingLog<D> {
     fn default() -> Self {
-        Self {
-            waiting: Vec::new(),
-            on_device: Vec::new(),
-            last_loss: f64::NAN,
-            examples: 0,
-            since: Instant::now(),
-            steps: 0,
-        }
+        Self { waiting: Vec::new(), on_device: Vec::new(), last_loss: f64::NAN }
     }
 }
 
@@ -50,12 +40,10 @@ impl<D: Device> TrainingLog<D> {
         &mut self,
         step: u64,
         learning_rate: f64,
-        examples: u64,
+        gauges: Vec<(&'static str, f64)>,
         losses: Vec<Tensor<(), D>>,
         scalars: Vec<(String, Tensor<(), D>)>,
     ) {
-        self.examples += examples;
-        self.steps += 1;
         let (mut names, count) = (Vec::new(), losses.len());
         for (index, loss) in losses.into_iter().enumerate() {
             self.on_device.push(loss);
@@ -68,7 +56,7 @@ impl<D: Device> TrainingLog<D> {
             names.push((name, f64::NAN));
         }
         if count > 0 {
-            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names });
+            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names, gauges });
         }
     }
 
@@ -110,14 +98,6 @@ impl<D: Device> TrainingLog<D> {
     pub(crate) fn last_loss(&self) -> f64 {
         self.last_loss
     }
-
-    /// Steps and examples per second since the last call.
-    pub(crate) fn rates(&mut self) -> (f64, f64) {
-        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
-        let rates = (self.steps as f64 / seconds, self.examples as f64 / seconds);
-        (self.steps, self.examples, self.since) = (0, 0, Instant::now());
-        rates
-    }
 }
 
 /// The error of a loss that is not a number.
@@ -137,11 +117,18 @@ mod tests {
     fn values_come_back_with_their_steps_and_names() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
         let mut log = TrainingLog::default();
-        log.record(1, 0.1, 8, vec![device.tensor(0.5)], vec![("norm".into(), device.tensor(3.0))]);
-        log.record(2, 0.1, 8, vec![device.tensor(0.25)], vec![]);
+        log.record(
+            1,
+            0.1,
+            vec![("data_wait", 0.5)],
+            vec![device.tensor(0.5)],
+            vec![("norm".into(), device.tensor(3.0))],
+        );
+        log.record(2, 0.1, vec![], vec![device.tensor(0.25)], vec![]);
         let steps = log.flush().unwrap();
         assert_eq!(steps[0].loss, 0.5);
         assert_eq!(steps[0].scalars, [("norm".to_owned(), 3.0)]);
+        assert_eq!(steps[0].gauges, [("data_wait", 0.5)]);
         assert_eq!((steps[1].step, steps[1].loss), (2, 0.25));
         assert_eq!(log.last_loss(), 0.25);
         assert!(log.flush().unwrap().is_empty());

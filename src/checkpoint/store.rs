@@ -123,11 +123,11 @@ impl Store {
         }
     }
 
-    /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
-    fn scan(&mut self) -> Result<()> {
+    /// The directories that are named as checkpoints, whole or not, by step.
+    pub(crate) fn candidates(&self) -> Result<BTreeMap<u64, PathBuf>> {
         let names = match self.storage.list(&self.dir) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
             Err(error) => return Err(Error::io("list", &self.dir, error)),
         };
         let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
@@ -145,6 +145,12 @@ impl Store {
                 None => {}
             }
         }
+        Ok(found)
+    }
+
+    /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
+    fn scan(&mut self) -> Result<()> {
+        let found = self.candidates()?;
         let index = self.dir.join(INDEX);
         let cached = match self.storage.read(&index, SMALL) {
             Ok(bytes) => index::from_bytes(&bytes, &self.dir).unwrap_or_else(|error| {
@@ -186,7 +192,7 @@ impl Store {
         self.storage.read(path, SMALL).map_err(|error| read_error(path, error))
     }
 
-    fn read_state(&self, checkpoint: &Path) -> Result<State> {
+    pub(crate) fn read_state(&self, checkpoint: &Path) -> Result<State> {
         let path = checkpoint.join(STATE);
         State::from_bytes(&self.read_small(&path)?).map_err(|error| error.at(path.display()))
     }
@@ -267,6 +273,46 @@ impl Store {
             metrics: self.read_metrics(path)?,
             state,
         })
+    }
+
+    /// Everything that is wrong with the checkpoint in this directory, file by file; nothing when it is gone, since the run
+    /// that owns it may let it go at any time.
+    pub(crate) fn faults(&self, step: u64, path: &Path) -> Vec<Error> {
+        let mut faults = Vec::new();
+        match self.read_state(path) {
+            Err(error) => faults.push(error),
+            Ok(state) => {
+                if state.step != step {
+                    let message = format!("{}: holds step {}, expected {step}", path.join(STATE).display(), state.step);
+                    faults.push(Error::new(ErrorKind::Corrupt, message));
+                }
+                for name in [MODEL, OPTIMIZER] {
+                    let tensors = self.read_checked(path, name, &state).and_then(|bytes| {
+                        Tensors::from_bytes(&bytes).map_err(|error| error.at(path.join(name).display()))
+                    });
+                    faults.extend(tensors.err());
+                }
+                faults.extend(self.read_checked(path, HYPER_PARAMETERS, &state).err());
+            }
+        }
+        faults.extend(self.read_metrics(path).err());
+        let is_gone = self.storage.kind(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        if is_gone { Vec::new() } else { faults }
+    }
+
+    /// What is wrong with the index; nothing when there is none.
+    pub(crate) fn index_fault(&self) -> Option<Error> {
+        let path = self.dir.join(INDEX);
+        match self.storage.read(&path, SMALL) {
+            Ok(bytes) => index::from_bytes(&bytes, &self.dir).err().map(|error| error.at(path.display())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(read_error(&path, error)),
+        }
+    }
+
+    /// The bytes of the weights' file of a step, checked.
+    pub(crate) fn model_bytes(&self, path: &Path) -> Result<Vec<u8>> {
+        self.read_checked(path, MODEL, &self.read_state(path)?)
     }
 
     fn read_checked(&self, dir: &Path, name: &str, state: &State) -> Result<Vec<u8>> {
@@ -441,6 +487,17 @@ impl Store {
                 self.checkpoints.remove(&step);
             }
         }
+    }
+
+    /// Deletes the checkpoint of a step.
+    pub(crate) fn remove(&mut self, step: u64) -> Result<()> {
+        let Some(info) = self.checkpoints.get(&step) else { return Ok(()) };
+        let path = info.path.clone();
+        if !self.delete(&path) {
+            return Err(Error::new(ErrorKind::Io, format!("cannot delete {}", path.display())));
+        }
+        self.checkpoints.remove(&step);
+        Ok(())
     }
 
     /// Deletes a checkpoint in two steps, so that no half of one is ever listed. What cannot be deleted is tried again by the

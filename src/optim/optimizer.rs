@@ -22,6 +22,7 @@ pub struct Optimizer<D: Device> {
     gradient_norms: Vec<Tensor<(), D>>,
     /// For each parameter, whether the last update left its gradient zero.
     spent: Vec<bool>,
+    measures_norm: bool,
 }
 
 /// How many norms wait for being taken.
@@ -52,6 +53,7 @@ impl<D: Device> Optimizer<D> {
             slots: Vec::new(),
             gradient_norms: Vec::new(),
             spent: Vec::new(),
+            measures_norm: false,
         }
     }
 
@@ -116,8 +118,13 @@ impl<D: Device> Optimizer<D> {
         std::mem::take(&mut self.spent)
     }
 
+    /// Measures the norms of the gradients in the next updates, also without clipping.
+    pub fn measure_norm(&mut self, on: bool) {
+        self.measures_norm = on;
+    }
+
     /// The norms of the gradients before [clipping by norm](OptimizerConfig::clip_norm), one for each update since the last
-    /// call, still on the device; none without that setting.
+    /// call, still on the device; none without that setting or [`measure_norm`](Self::measure_norm).
     pub fn take_gradient_norms(&mut self) -> Vec<Tensor<(), D>> {
         std::mem::take(&mut self.gradient_norms)
     }
@@ -125,7 +132,8 @@ impl<D: Device> Optimizer<D> {
     /// Clips the gradients that an update will use, without reading anything from the device.
     fn clip<N: Network<D>>(&mut self, net: &N, gradients: &mut Gradients<D>, scope: Option<&str>) -> ModelResult<()> {
         let (clip_value, clip_norm) = (limit(self.config.clip_value, "value")?, limit(self.config.clip_norm, "norm")?);
-        if clip_value.is_none() && clip_norm.is_none() {
+        let measures_norm = self.measures_norm || clip_norm.is_some();
+        if clip_value.is_none() && !measures_norm {
             return Ok(());
         }
         let config = &self.config;
@@ -141,18 +149,22 @@ impl<D: Device> Optimizer<D> {
             if let Some(limit) = clip_value {
                 D::clip_value(parameter, gradients, limit)?;
             }
-            if clip_norm.is_some() {
+            if measures_norm {
                 squares.push(D::square_sum(parameter, gradients)?);
             }
             Ok(())
         }))?;
-        let Some(limit) = clip_norm.filter(|_| !squares.is_empty()) else { return Ok(()) };
+        if squares.is_empty() {
+            return Ok(());
+        }
         let norm = squares.try_stack()?.try_sum::<(), _>()?.try_sqrt()?;
-        let factor = gradient::clip_factor(&norm, limit)?;
-        net.visit(&mut Visitor::new(&mut |name, part| match part {
-            Part::Parameter(parameter) if is_updated(name, parameter) => D::scale(parameter, gradients, &factor),
-            _ => Ok(()),
-        }))?;
+        if let Some(limit) = clip_norm {
+            let factor = gradient::clip_factor(&norm, limit)?;
+            net.visit(&mut Visitor::new(&mut |name, part| match part {
+                Part::Parameter(parameter) if is_updated(name, parameter) => D::scale(parameter, gradients, &factor),
+                _ => Ok(()),
+            }))?;
+        }
         // Nobody may be taking them.
         if self.gradient_norms.len() == MAX_NORMS {
             self.gradient_norms.remove(0);

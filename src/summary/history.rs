@@ -1,5 +1,6 @@
 //! The plain history of a run: one line of JSON for each record.
 
+use crate::gauges::MACHINE;
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -22,7 +23,7 @@ pub struct Record {
     pub step: u64,
     /// Seconds since 1970.
     pub time: f64,
-    /// `train`, `validation`, or the name of a further validation set.
+    /// `train`, `validation`, or `validation_NAME` for a further validation set.
     pub source: String,
     /// Values by name; NaN and infinity among them.
     pub values: BTreeMap<String, f64>,
@@ -85,6 +86,17 @@ impl History {
             }
         }
         series.into_iter().collect()
+    }
+
+    /// Without what tells of the machine and not of the model: `steps_per_second`, `examples_per_second`, `data_wait` and
+    /// `memory`. For pictures, and to compare runs.
+    #[must_use]
+    pub fn without_machine(&self) -> Self {
+        let mut records = self.records.clone();
+        for record in records.iter_mut().filter(|record| record.source == "train") {
+            record.values.retain(|name, _| !MACHINE.contains(&name.as_str()));
+        }
+        Self { records }
     }
 
     /// The history as a table: one line for each step, one column for each series. Cells without a value are empty.

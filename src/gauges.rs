@@ -1,0 +1,104 @@
+//! What a run looks like from outside: how fast it is, what it waits for, how much memory it takes.
+
+use std::fs::File;
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+/// The names of the gauges that tell of the machine and not of the model: two runs of one seed differ in them.
+pub(crate) const MACHINE: [&str; 4] = ["steps_per_second", "examples_per_second", "data_wait", "memory"];
+
+/// The memory changes slowly, and asking for it costs more than the rest.
+const MEMORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Counts what happens between two logged steps, on the host alone.
+#[derive(Debug)]
+pub(crate) struct Gauges {
+    since: Instant,
+    steps: u64,
+    examples: u64,
+    waited: Duration,
+    memory: Option<(Instant, Option<f64>)>,
+}
+
+impl Gauges {
+    pub(crate) fn new() -> Self {
+        Self { since: Instant::now(), steps: 0, examples: 0, waited: Duration::ZERO, memory: None }
+    }
+
+    /// Begins anew: the time between two verbs is nobody's speed.
+    pub(crate) fn restart(&mut self) {
+        (self.since, self.steps, self.examples, self.waited) = (Instant::now(), 0, 0, Duration::ZERO);
+    }
+
+    /// Counts the time of something that fetches data.
+    pub(crate) fn waiting<T>(&mut self, fetch: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let fetched = fetch();
+        self.waited += begun.elapsed();
+        fetched
+    }
+
+    /// Counts a step.
+    pub(crate) fn step(&mut self, examples: u64) {
+        self.steps += 1;
+        self.examples += examples;
+    }
+
+    /// The gauges since they were read last: steps and examples per second, the share of the time that went into waiting for
+    /// data, and the resident memory of the process in MiB where the system tells.
+    pub(crate) fn read(&mut self) -> Vec<(&'static str, f64)> {
+        let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
+        let share = (self.waited.as_secs_f64() / seconds).min(1.0);
+        let values = [self.steps as f64 / seconds, self.examples as f64 / seconds, share];
+        self.restart();
+        if self.memory.is_none_or(|(asked, _)| asked.elapsed() >= MEMORY_EVERY) {
+            self.memory = Some((Instant::now(), resident()));
+        }
+        let memory = self.memory.and_then(|(_, memory)| memory);
+        MACHINE.into_iter().zip(values.into_iter().chain(memory)).collect()
+    }
+}
+
+/// The resident memory of this process in MiB. From `status` and not `statm`, which counts in pages of a size that it does not
+/// say.
+fn resident() -> Option<f64> {
+    let mut text = String::new();
+    File::open("/proc/self/status").ok()?.take(1 << 16).read_to_string(&mut text).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes / 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_shares_are_those_since_the_last_reading() {
+        let mut gauges = Gauges::new();
+        gauges.step(8);
+        gauges.step(4);
+        assert_eq!(gauges.waiting(|| std::thread::sleep(Duration::from_millis(40))), ());
+        std::thread::sleep(Duration::from_millis(20));
+        let values = gauges.read();
+        let of = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+        let (steps, examples) = (of("steps_per_second").unwrap(), of("examples_per_second").unwrap());
+        assert!(steps > 0.0 && steps <= 2.0 / 0.06, "{steps}");
+        assert!((examples - 6.0 * steps).abs() < 1e-6 * examples);
+        let wait = of("data_wait").unwrap();
+        assert!(wait > 0.3 && wait < 1.0, "{wait}");
+        gauges.step(1);
+        std::thread::sleep(Duration::from_millis(5));
+        let later = gauges.read();
+        assert!(later[2].1 < 0.01 && later[0].1 <= 200.0, "{later:?}");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn memory_grows_with_what_is_held() {
+        let before = resident().unwrap();
+        let held = vec![1u8; 64 << 20];
+        let after = resident().unwrap();
+        assert!(after - before > 32.0 && after < 1e6, "{before} {after} {}", held.len());
+    }
+}

@@ -1,0 +1,109 @@
+//! The log file in the model directory.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::sync::Mutex;
+
+use common::{in_dir, points};
+use elistimator::prelude::*;
+
+/// What the library warns of.
+struct Warnings(Mutex<Vec<String>>);
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
+}
+
+fn inputs() -> Inputs {
+    Inputs::train(points(10).batch(5)).validation(points(10).batch(5))
+}
+
+/// Step and text of each line.
+fn lines(dir: &std::path::Path) -> Vec<(u64, String)> {
+    let text = fs::read_to_string(dir.join("log.txt")).unwrap();
+    let line = |line: &str| {
+        let mut parts = line.splitn(3, ' ');
+        assert!(parts.next().unwrap().ends_with('Z'), "{line}");
+        let step = parts.next().unwrap().strip_prefix("step=").unwrap().parse().unwrap();
+        (step, parts.next().unwrap().to_owned())
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn every_event_is_a_line_and_a_resumed_run_appends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).log_file(true).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().validate().unwrap();
+    estimator.save_ckpt().unwrap();
+    // Two epochs and a half.
+    estimator.train_steps(5).unwrap();
+    drop(estimator);
+    let first = lines(dir.path());
+    let begins: Vec<(u64, &str)> = first.iter().map(|(step, text)| (*step, text.split(':').next().unwrap())).collect();
+    assert_eq!(
+        begins,
+        [(0, "setup"), (2, "epoch 1 done"), (2, "validation"), (2, "saved"), (4, "epoch 2 done"), (6, "epoch 3 done")]
+    );
+    assert!(first[2].1.contains("loss=") && first[1].1.contains("loss"), "{first:?}");
+
+    let mut resumed = in_dir(dir.path()).log_file(true).resume_or_start().unwrap();
+    resumed.setup(inputs()).unwrap();
+    drop(resumed);
+    let all = lines(dir.path());
+    assert_eq!(all[..first.len()], first);
+    assert_eq!(all[first.len()..].iter().map(|(step, _)| *step).collect::<Vec<_>>(), [2, 2]);
+    assert!(all[first.len()].1.starts_with("restored"), "{all:?}");
+}
+
+#[test]
+fn failures_are_lines_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let nan = Record::new()
+        .with("x", Array::new([5, 3], vec![f32::NAN; 15]).unwrap())
+        .with("y", Array::new([5, 1], vec![1.0f32; 5]).unwrap());
+    let data = Dataset::from_arrays(nan).unwrap().batch(5);
+    let mut estimator = in_dir(dir.path()).log_file(true).build().unwrap();
+    assert!(estimator.setup(Inputs::train(data.clone())).unwrap().train().is_err());
+    let last = lines(dir.path()).pop().unwrap();
+    assert!(last.1.starts_with("stopped") && last.1.contains("loss"), "{last:?}");
+    drop(estimator);
+    let going_on = in_dir(dir.path()).log_file(true).on_not_finite(elistimator::NotFinite::GoOn);
+    let mut estimator = going_on.build().unwrap();
+    estimator.setup(Inputs::train(data)).unwrap().train().unwrap();
+    estimator.save_ckpt().unwrap();
+    let all = lines(dir.path());
+    assert!(all.iter().any(|(step, text)| *step == 1 && text.starts_with("warning") && text.contains("loss")));
+    assert!(all.last().unwrap().1.contains("not finite"), "{all:?}");
+}
+
+#[test]
+fn there_is_none_unless_asked_for_and_trouble_with_it_stops_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().save_ckpt().unwrap();
+    assert!(!dir.path().join("log.txt").exists());
+    drop(estimator);
+    fs::create_dir(dir.path().join("log.txt")).unwrap();
+    log::set_logger(&WARNINGS).unwrap();
+    log::set_max_level(log::LevelFilter::Warn);
+    let mut estimator = in_dir(dir.path()).log_file(true).build().unwrap();
+    estimator.setup(inputs()).unwrap().train().unwrap().validate().unwrap();
+    estimator.save_ckpt().unwrap();
+    let place = dir.path().to_str().unwrap();
+    let warnings = WARNINGS.0.lock().unwrap();
+    let count = warnings.iter().filter(|text| text.contains("log file") && text.contains(place)).count();
+    assert_eq!(count, 1, "{warnings:?}");
+}
