@@ -1,4 +1,8 @@
-//! Convolution as a matrix product of every window's values with the weights, image by image, channels last.
+//! Convolution as matrix products of the windows' values with the weights, image by image, channels last.
+//!
+//! Windows are laid out row by row of the kernel: each row of the padded image once, with the values under the kernel's columns
+//! side by side. The rows that one row of the kernel meets then lie together, so that there is one product for each of its
+//! rows, and a fifth as much to lay out for a kernel of five as with whole windows.
 
 use dfdx::tensor::{Cpu, PutTape, SplitTape, Tape, TensorFromVec};
 use dfdx::tensor_ops::ReshapeTo;
@@ -9,11 +13,12 @@ use super::images::{add_unpadded, pad, transpose};
 use super::linear::add_bias;
 use super::math::differentiate_all;
 use super::matmul::{Accum, MatRef, matrix, matrix_mut, multiply};
-use super::pool::{forget_clipped, max_blocks, unpool_blocks};
+use super::pool::{forget_clipped, largest_of_blocks, max_blocks, unpool_blocks};
 use super::record::{flat, host, record};
 use super::scratch::Scratch;
 use crate::ModelResult;
 use crate::nn::backend::Convolution;
+use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
 
 type Images<T> = Tensor<(usize, usize, usize, usize), Cpu, T>;
@@ -22,7 +27,7 @@ type Images<T> = Tensor<(usize, usize, usize, usize), Cpu, T>;
 const CHUNKS: usize = 8;
 
 /// Values of windows laid out at a time, at most: what fits the second cache.
-const TILE: usize = 1 << 18;
+const TILE: usize = 1 << 17;
 
 /// The sizes that the loops need.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +38,9 @@ struct Plan {
     out_channels: usize,
     /// Values of a window.
     depth: usize,
+    /// Matrix products, each with so many values of a window: one for each row of the kernel, or one in all.
+    parts: usize,
+    part_depth: usize,
     /// Output pixels of an image.
     pixels: usize,
     /// Output rows whose windows are laid out at a time.
@@ -57,13 +65,20 @@ impl Plan {
         let channels = w.channels / c.groups;
         let depth = w.kernel.0 * w.kernel.1 * channels;
         let pixels = w.out.0 * w.out.1;
+        let parts = if is_cell_major(w, channels) { 1 } else { w.kernel.0 };
+        let part_depth = depth / parts.max(1);
+        // Rows that only the kernel's reach adds to a tile.
+        let halo = if parts == 1 { 0 } else { (w.kernel.0 - 1) * w.dilation.0 };
+        let fitting = (TILE / (w.out.1 * part_depth).max(1)).saturating_sub(halo) / w.stride.0;
         Self {
             c: *c,
             channels,
             out_channels: c.out_channels / c.groups,
             depth,
+            parts,
+            part_depth,
             pixels,
-            tile_rows: (TILE / (w.out.1 * depth).max(1)).clamp(1, w.out.0),
+            tile_rows: fitting.clamp(w.out.0.min(4), w.out.0),
             image: w.channels * w.height * w.width,
             out_image: c.out_channels * pixels,
             chunk: w.batch.div_ceil(CHUNKS),
@@ -74,14 +89,46 @@ impl Plan {
         let w = &self.c.window;
         Buffers {
             padded: Scratch::dirty(w.padded.0 * w.padded.1 * self.channels),
-            columns: Scratch::dirty(self.tile_rows * w.out.1 * self.depth),
+            columns: Scratch::dirty(self.columns_len(self.tile_rows)),
             y: Scratch::dirty(self.out_image),
         }
     }
 
     /// With one channel windows are laid out cell by cell, since a window's rows would be too short to copy.
     fn is_cell_major(&self) -> bool {
-        self.channels == 1 && self.c.window.stride.1 == 1
+        is_cell_major(&self.c.window, self.channels)
+    }
+
+    /// Rows of the padded image from the first to the last that a tile's windows meet.
+    fn span(&self, rows: usize) -> usize {
+        let w = &self.c.window;
+        (rows - 1) * w.stride.0 + (w.kernel.0 - 1) * w.dilation.0 + 1
+    }
+
+    /// Where the tile's row of the padded image is laid out. Rows a stride apart lie together, as one row of the kernel meets
+    /// them.
+    #[inline(always)]
+    fn place(&self, row: usize, span: usize) -> usize {
+        let stride = self.c.window.stride.0;
+        row % stride * span.div_ceil(stride) + row / stride
+    }
+
+    /// Values in the layout of a tile.
+    fn columns_len(&self, rows: usize) -> usize {
+        let w = &self.c.window;
+        if self.is_cell_major() {
+            return rows * w.out.1 * self.depth;
+        }
+        self.span(rows).div_ceil(w.stride.0) * w.stride.0 * w.out.1 * self.part_depth
+    }
+
+    /// Where in the layout the windows' values under this row of the kernel begin.
+    fn part_start(&self, part: usize, rows: usize) -> usize {
+        if self.is_cell_major() {
+            return 0;
+        }
+        let w = &self.c.window;
+        self.place(part * w.dilation.0, self.span(rows)) * w.out.1 * self.part_depth
     }
 
     /// Weights from `(out, in, row, column)` to `(group, row, column, in, out)`.
@@ -131,15 +178,20 @@ impl Plan {
             return;
         }
         let (steps, run) = if w.dilation.1 == 1 { (1, w.kernel.1 * channels) } else { (w.kernel.1, channels) };
-        let mut to = 0;
-        for y in first_row..first_row + rows {
+        let span = self.span(rows);
+        for row in 0..span {
+            let is_met = |ky: usize| {
+                row.checked_sub(ky * w.dilation.0).is_some_and(|row| row % w.stride.0 == 0 && row / w.stride.0 < rows)
+            };
+            if !(0..w.kernel.0).any(is_met) {
+                continue;
+            }
+            let mut to = self.place(row, span) * out_width * self.part_depth;
+            let row = (first_row * w.stride.0 + row) * w.padded.1;
             for x in 0..out_width {
-                for ky in 0..w.kernel.0 {
-                    let row = (y * w.stride.0 + ky * w.dilation.0) * w.padded.1 + x * w.stride.1;
-                    for kx in 0..steps {
-                        f((row + kx * w.dilation.1) * channels, to, run);
-                        to += run;
-                    }
+                for kx in 0..steps {
+                    f((row + x * w.stride.1 + kx * w.dilation.1) * channels, to, run);
+                    to += run;
                 }
             }
         }
@@ -169,14 +221,21 @@ impl Plan {
         );
     }
 
-    /// The layout of windows as `(pixels, depth)`.
-    fn columns<'a>(&self, columns: &'a [f32], pixels: usize) -> MatRef<'a, f32> {
-        let columns = &columns[..pixels * self.depth];
+    /// A part of the layout as `(pixels, values)`.
+    fn part<'a>(&self, columns: &'a [f32], part: usize, rows: usize) -> MatRef<'a, f32> {
+        let pixels = rows * self.c.window.out.1;
+        let columns = &columns[self.part_start(part, rows)..][..pixels * self.part_depth];
         if self.is_cell_major() {
-            matrix(columns, self.depth, pixels).transpose()
+            matrix(columns, self.part_depth, pixels).transpose()
         } else {
-            matrix(columns, pixels, self.depth)
+            matrix(columns, pixels, self.part_depth)
         }
+    }
+
+    /// The packed weights of a part, of one group.
+    fn part_weights(&self, part: usize) -> std::ops::Range<usize> {
+        let len = self.part_depth * self.out_channels;
+        part * len..(part + 1) * len
     }
 
     /// The first row and number of rows of each tile.
@@ -201,13 +260,17 @@ impl Plan {
         let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
         for group in 0..self.c.groups {
             pad(&image[self.group_image(group)], self.channels, w, padded);
-            let weights = matrix(&weights[self.group_weights(group)], self.depth, outs);
+            let weights = &weights[self.group_weights(group)];
             for (first, rows) in self.tiles() {
                 self.lay_out(padded, first, rows, columns);
                 let pixels = rows * w.out.1;
                 let y = &mut y[first * w.out.1 * all_outs..][..pixels * all_outs];
-                let y = matrix_mut(y, pixels, all_outs).subcols_mut(group * outs, outs);
-                multiply(y, Accum::Replace, self.columns(columns, pixels), weights);
+                let mut y = matrix_mut(y, pixels, all_outs).subcols_mut(group * outs, outs);
+                for part in 0..self.parts {
+                    let accum = if part == 0 { Accum::Replace } else { Accum::Add };
+                    let weights = matrix(&weights[self.part_weights(part)], self.part_depth, outs);
+                    multiply(y.as_mut(), accum, self.part(columns, part, rows), weights);
+                }
             }
         }
     }
@@ -226,7 +289,7 @@ impl Plan {
         let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
         for group in 0..self.c.groups {
             pad(&image[self.group_image(group)], self.channels, w, padded);
-            let weights = matrix(&weights[self.group_weights(group)], self.depth, outs);
+            let weights = &weights[self.group_weights(group)];
             let dw = &mut dw[self.group_weights(group)];
             if !dx.is_empty() {
                 dpadded.fill(0.0);
@@ -236,17 +299,24 @@ impl Plan {
                 let dy = matrix(&dy[first * w.out.1 * all_outs..][..pixels * all_outs], pixels, all_outs);
                 let dy = dy.subcols(group * outs, outs);
                 self.lay_out(padded, first, rows, columns);
-                let dw = matrix_mut(dw, self.depth, outs);
-                multiply(dw, Accum::Add, self.columns(columns, pixels).transpose(), dy);
+                for part in 0..self.parts {
+                    let dw = matrix_mut(&mut dw[self.part_weights(part)], self.part_depth, outs);
+                    multiply(dw, Accum::Add, self.part(columns, part, rows).transpose(), dy);
+                }
                 if dx.is_empty() {
                     continue;
                 }
-                let dcolumns = &mut columns[..pixels * self.depth];
-                if self.is_cell_major() {
-                    let dcolumns = matrix_mut(dcolumns, self.depth, pixels);
-                    multiply(dcolumns, Accum::Replace, weights, dy.transpose());
-                } else {
-                    multiply(matrix_mut(dcolumns, pixels, self.depth), Accum::Replace, dy, weights.transpose());
+                let len = self.columns_len(rows);
+                columns[..len].fill(0.0);
+                for part in 0..self.parts {
+                    let weights = matrix(&weights[self.part_weights(part)], self.part_depth, outs);
+                    let dcolumns = &mut columns[self.part_start(part, rows)..][..pixels * self.part_depth];
+                    if self.is_cell_major() {
+                        let dcolumns = matrix_mut(dcolumns, self.part_depth, pixels);
+                        multiply(dcolumns, Accum::Add, weights, dy.transpose());
+                    } else {
+                        multiply(matrix_mut(dcolumns, pixels, self.part_depth), Accum::Add, dy, weights.transpose());
+                    }
                 }
                 self.add_back(columns, first, rows, dpadded);
             }
@@ -304,6 +374,10 @@ impl Plan {
             add(db, &db_sum);
         }
     }
+}
+
+fn is_cell_major(w: &WindowOver, channels: usize) -> bool {
+    channels == 1 && w.stride.1 == 1
 }
 
 /// See [`Backend::conv2d`](crate::nn::backend::Backend::conv2d).
@@ -405,24 +479,39 @@ pub(crate) fn conv_block<T: Tape<f32, Cpu>>(
     let weights = plan.pack(&host(weight)?);
 
     let mut y = vec![0.0; w.batch * pooled_len];
-    let mut chosen = vec![0u8; w.batch * pooled_len];
-    y.par_chunks_mut(plan.chunk * pooled_len)
-        .zip(chosen.par_chunks_mut(plan.chunk * pooled_len))
+    let mut chosen = vec![0u8; if T::OWNS_TAPE { w.batch * pooled_len } else { 0 }];
+    let chunk_out = plan.chunk * pooled_len;
+    let mut chosen_chunks: Vec<&mut [u8]> = if T::OWNS_TAPE {
+        chosen.chunks_mut(chunk_out).collect()
+    } else {
+        y.chunks(chunk_out).map(|_| <&mut [u8]>::default()).collect()
+    };
+    y.par_chunks_mut(chunk_out)
         .zip(images.par_chunks(plan.chunk * plan.image))
-        .try_for_each(|((y, chosen), images)| -> ModelResult<()> {
+        .zip(chosen_chunks.par_iter_mut())
+        .try_for_each(|((y, images), chosen)| -> ModelResult<()> {
             let mut buffers = plan.buffers();
             let mut largest = Scratch::dirty(pooled_len);
-            let outputs = y.chunks_exact_mut(pooled_len).zip(chosen.chunks_exact_mut(pooled_len));
-            for ((y, chosen), image) in outputs.zip(images.chunks_exact(plan.image)) {
+            let outputs = y.chunks_exact_mut(pooled_len).zip(images.chunks_exact(plan.image));
+            for (index, (y, image)) in outputs.enumerate() {
                 plan.forward(image, &weights, &mut buffers);
-                max_blocks(&buffers.y, w.out.1, outs, pool, pooled, &mut largest, chosen);
                 // ReLU and bias may follow the pool, where there is less to do: both keep the order of values.
-                add_bias(&mut largest, bias, Activation::Relu, false)?;
-                forget_clipped(&largest, chosen);
+                match chosen.chunks_exact_mut(pooled_len).nth(index) {
+                    Some(chosen) => {
+                        max_blocks(&buffers.y, w.out.1, outs, pool, pooled, &mut largest, chosen);
+                        add_bias(&mut largest, bias, Activation::Relu, false)?;
+                        forget_clipped(&largest, chosen);
+                    }
+                    None => {
+                        largest_of_blocks(&buffers.y, w.out.1, outs, pool, pooled, &mut largest);
+                        add_bias(&mut largest, bias, Activation::Relu, false)?;
+                    }
+                }
                 transpose(&largest, pooled_pixels, outs, y);
             }
             Ok(())
         })?;
+    drop(chosen_chunks);
     let y = x.device().try_tensor_from_vec(y, (w.batch, outs, pooled.0, pooled.1))?;
     if !T::OWNS_TAPE {
         return Ok(y.put_tape(tape));

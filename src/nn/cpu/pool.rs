@@ -47,6 +47,37 @@ pub(super) fn max_blocks(
     );
 }
 
+/// The same without which cell it was, as evaluation needs it.
+pub(super) fn largest_of_blocks(
+    y: &[f32],
+    width: usize,
+    channels: usize,
+    pool: (usize, usize),
+    pooled: (usize, usize),
+    largest: &mut [f32],
+) {
+    super::vectorized(
+        #[inline(always)]
+        || {
+            for (index, largest) in largest.chunks_exact_mut(channels).enumerate() {
+                let (row, column) = (index / pooled.1 * pool.0, index % pooled.1 * pool.1);
+                for cell in 0..pool.0 * pool.1 {
+                    let pixel = (row + cell / pool.1) * width + column + cell % pool.1;
+                    let values = &y[pixel * channels..][..channels];
+                    if cell == 0 {
+                        largest.copy_from_slice(values);
+                        continue;
+                    }
+                    for (largest, value) in largest.iter_mut().zip(values) {
+                        // NaN wins and stays.
+                        *largest = if *value > *largest || value.is_nan() { *value } else { *largest };
+                    }
+                }
+            }
+        },
+    );
+}
+
 /// Where ReLU gave 0 no cell was chosen, and none receives the gradient.
 pub(super) fn forget_clipped(values: &[f32], chosen: &mut [u8]) {
     super::vectorized(
