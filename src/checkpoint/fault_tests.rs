@@ -256,8 +256,15 @@ fn leftovers_are_tidied_and_foreign_files_stay() {
     disk.set_bytes(&ours, b"half");
     disk.set_bytes(&foreign, b"mine");
     disk.set_bytes(&dir().join("model_iter-7"), b"not ours either");
+    let theirs = [".tmp-notes", ".tmp-", ".tmp-1", ".tmp-1-", ".tmp-1-2-3", ".tmp-index-1", ".tmp-1-2.bak"]
+        .map(|name| dir().join(name));
+    theirs.iter().for_each(|path| disk.set_bytes(path, b"theirs"));
+    let more = [".tmp-delete-7-8", ".tmp-index-7-8"].map(|name| dir().join(name));
+    more.iter().for_each(|path| disk.set_bytes(path, b"ours"));
     let mut store = open(&disk);
     assert!(disk.bytes(&ours).is_none());
+    assert!(more.iter().all(|path| disk.bytes(path).is_none()));
+    assert!(theirs.iter().all(|path| disk.bytes(path).is_some()), "only names that we would give are deleted");
     // A leftover of our own next name, made after the tidying.
     disk.set_bytes(&ours, b"in the way");
     save(&mut store, &snapshot(1, 1.0, None), 1).unwrap();

@@ -490,8 +490,14 @@ impl std::fmt::Debug for Store {
     }
 }
 
+/// Whether it is a temporary name that we give: `.tmp-PROCESS-COUNT`, or that after `delete-` or `index-`. Others' stay.
 fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(TEMPORARY));
+    let numbers = name.map(|name| name.strip_prefix("delete-").or(name.strip_prefix("index-")).unwrap_or(name));
+    numbers
+        .and_then(|numbers| numbers.split_once('-'))
+        .is_some_and(|(process, count)| is_number(process) && is_number(count))
 }
 
 fn read_error(path: &Path, error: io::Error) -> Error {
