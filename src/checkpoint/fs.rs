@@ -138,7 +138,7 @@ fn kind(file_type: fs::FileType) -> Kind {
 /// The write lock of a directory: it dies with its holder.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -146,9 +146,27 @@ impl Lock {
     pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
         let file = open_regular(OpenOptions::new().create(true).truncate(false).write(true), path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Whether the lock is the file at this path, which it is not when the directory was removed or replaced.
+    #[cfg(unix)]
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+
+        let held = self.file.metadata()?;
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
     }
 }

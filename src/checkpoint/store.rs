@@ -41,15 +41,17 @@ pub(crate) struct Snapshot {
     pub(crate) metrics: Option<MetricValues>,
 }
 
+/// By step.
+type Checkpoints = BTreeMap<u64, CheckpointInfo>;
+
 /// The checkpoints of a model directory.
 pub(crate) struct Store {
     storage: Box<dyn Storage>,
     dir: PathBuf,
-    /// By step.
-    checkpoints: BTreeMap<u64, CheckpointInfo>,
+    checkpoints: Checkpoints,
     next_order: u64,
     next_temporary: u64,
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
 }
 
 impl Store {
@@ -73,28 +75,24 @@ impl Store {
                         above.display()
                     );
                 }
-                let path = dir.join(LOCK);
-                let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
-                Some(lock.ok_or_else(|| {
-                    let message = format!("{} is being written by another estimator", model_dir.display());
-                    Error::new(ErrorKind::Locked, message)
-                })?)
+                Some(take_lock(&dir)?)
             }
         };
         let mut store = Self::with_storage(Box::new(Disk), dir, access)?;
-        store._lock = lock;
+        store.lock = lock;
         Ok(store)
     }
 
     /// The same over any storage, without a lock.
     pub(crate) fn with_storage(storage: Box<dyn Storage>, dir: PathBuf, access: Access) -> Result<Self> {
         let mut store =
-            Self { storage, dir, checkpoints: BTreeMap::new(), next_order: 1, next_temporary: 0, _lock: None };
+            Self { storage, dir, checkpoints: Checkpoints::new(), next_order: 1, next_temporary: 0, lock: None };
         if access == Access::Write {
             store.storage.create_dir_all(&store.dir).map_err(|e| Error::io("make the directory", &store.dir, e))?;
             store.tidy();
         }
-        store.scan()?;
+        store.checkpoints = store.scan()?;
+        store.next_order = next_order(&store.checkpoints);
         Ok(store)
     }
 
@@ -124,10 +122,10 @@ impl Store {
     }
 
     /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
-    fn scan(&mut self) -> Result<()> {
+    fn scan(&self) -> Result<Checkpoints> {
         let names = match self.storage.list(&self.dir) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Checkpoints::new()),
             Err(error) => return Err(Error::io("list", &self.dir, error)),
         };
         let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
@@ -154,6 +152,7 @@ impl Store {
             Err(_) => Vec::new(),
         };
         let mut cached: BTreeMap<u64, CheckpointInfo> = cached.into_iter().map(|info| (info.step, info)).collect();
+        let mut checkpoints = Checkpoints::new();
         for (step, path) in found {
             let info = match cached.remove(&step).filter(|info| info.path == path) {
                 Some(info) => info,
@@ -169,10 +168,9 @@ impl Store {
                     }
                 },
             };
-            self.checkpoints.insert(step, info);
+            checkpoints.insert(step, info);
         }
-        self.next_order = self.checkpoints.values().map(|info| info.order).max().unwrap_or(0).saturating_add(1);
-        Ok(())
+        Ok(checkpoints)
     }
 
     fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
@@ -296,6 +294,7 @@ impl Store {
         retention: &Retention,
         monitor: &Monitor,
     ) -> Result<CheckpointInfo> {
+        self.check_place()?;
         let files = [
             (MODEL, snapshot.model.to_bytes()?),
             (OPTIMIZER, snapshot.optimizer.to_bytes()?),
@@ -348,10 +347,33 @@ impl Store {
         Ok(info)
     }
 
+    /// Checks that the directory is still the one that was opened. One that was removed is not made again, since where it was
+    /// may be the empty place of a disk that is gone; one that others made there is taken over with its lock.
+    fn check_place(&mut self) -> Result<()> {
+        match self.storage.kind(&self.dir) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!(
+                    "{} was removed while this run saved to it; put it back, or make it anew, to go on saving",
+                    self.dir.display()
+                );
+                return Err(Error::with_source(ErrorKind::Io, message, error));
+            }
+            Err(error) => return Err(Error::io("look at", &self.dir, error)),
+        }
+        let path = self.dir.join(LOCK);
+        if let Some(lock) = &self.lock
+            && !lock.is_at(&path).map_err(|error| Error::io("look at", &path, error))?
+        {
+            log::warn!("{} is another directory than this run began with; it is used as it is now", self.dir.display());
+            self.lock = Some(take_lock(&self.dir)?);
+            self.checkpoints = self.scan()?;
+            self.next_order = self.next_order.max(next_order(&self.checkpoints));
+        }
+        Ok(())
+    }
+
     fn temporary_dir(&mut self) -> Result<PathBuf> {
-        let io = |error| Error::io("make the directory", &self.dir, error);
-        // It may have been removed since it was opened.
-        self.storage.create_dir_all(&self.dir).map_err(io)?;
         for _ in 0..1000 {
             self.next_temporary += 1;
             let path = self.dir.join(format!("{TEMPORARY}{}-{}", std::process::id(), self.next_temporary));
@@ -488,6 +510,19 @@ impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Store({})", self.dir.display())
     }
+}
+
+fn take_lock(dir: &Path) -> Result<Lock> {
+    let path = dir.join(LOCK);
+    let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
+    lock.ok_or_else(|| {
+        let message = format!("{} is being written by another estimator", dir.display());
+        Error::new(ErrorKind::Locked, message)
+    })
+}
+
+fn next_order(checkpoints: &Checkpoints) -> u64 {
+    checkpoints.values().map(|info| info.order).max().unwrap_or(0).saturating_add(1)
 }
 
 /// Whether it is a temporary name that we give: `.tmp-PROCESS-COUNT`, or that after `delete-` or `index-`. Others' stay.
