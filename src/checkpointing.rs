@@ -243,7 +243,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     fn read_snapshot(&self, which: &Which) -> Result<Snapshot> {
         self.reader(|store| match which {
             Which::Latest => store.load_latest(),
-            Which::Best => store.load(store.best(&self.options.monitor)?.step),
+            Which::Best => store.load_best(&self.options.monitor),
             Which::Step(step) => store.load(*step),
             Which::Path(path) => store.load_path(path),
         })

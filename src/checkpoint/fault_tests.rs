@@ -136,7 +136,7 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
             let loss = info.metrics.unwrap()["loss"];
             assert!(loss == 0.05 || (!acknowledged && loss == 0.2), "{loss}");
             assert_eq!(store.load(2).unwrap().metrics.unwrap()["loss"], loss, "index and file agree");
-            assert_eq!(store.best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
+            assert_eq!(store.load_best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
         },
     );
 }
@@ -241,8 +241,8 @@ fn weights_that_are_not_finite_are_flagged_and_never_best() {
     let mut store = open(&disk);
     save(&mut store, &snapshot(1, f32::NAN, Some(0.0)), 5).unwrap();
     save(&mut store, &snapshot(2, 1.0, Some(0.5)), 5).unwrap();
-    assert_eq!(store.best(&Monitor::default()).unwrap().step, 2);
-    assert_eq!(store.best(&Monitor::new("loss", Mode::Max)).unwrap().step, 2);
+    assert_eq!(store.load_best(&Monitor::default()).unwrap().step, 2);
+    assert_eq!(store.load_best(&Monitor::new("loss", Mode::Max)).unwrap().step, 2);
     drop(store);
     assert!(!open(&disk).list()[0].is_finite);
 }

@@ -23,6 +23,9 @@ const TEMPORARY: &str = ".tmp-";
 /// The largest of the small files that is read: far above what any run writes.
 const SMALL: u64 = 1 << 30;
 
+/// How often something is read again that changed while it was read.
+const ATTEMPTS: usize = 100;
+
 /// Whether a store is opened to write, which takes the directory's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -52,6 +55,22 @@ pub(crate) struct Store {
     next_order: u64,
     next_temporary: u64,
     lock: Option<Lock>,
+}
+
+/// What came of loading by a list of checkpoints, and what was amiss on the way to it.
+struct Attempt {
+    outcome: Result<Snapshot>,
+    amiss: Option<Error>,
+}
+
+impl Attempt {
+    fn sure(outcome: Result<Snapshot>) -> Self {
+        Self { outcome, amiss: None }
+    }
+
+    fn is_sure(&self) -> bool {
+        self.outcome.is_ok() && self.amiss.is_none()
+    }
 }
 
 impl Store {
@@ -123,9 +142,19 @@ impl Store {
 
     /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
     fn scan(&self) -> Result<Checkpoints> {
+        for _ in 1..ATTEMPTS {
+            if let Some(checkpoints) = self.scan_once(false)? {
+                return Ok(checkpoints);
+            }
+        }
+        Ok(self.scan_once(true)?.unwrap_or_default())
+    }
+
+    /// One pass; `None` when a checkpoint went away between its listing and its reading, and that is not `is_last`.
+    fn scan_once(&self, is_last: bool) -> Result<Option<Checkpoints>> {
         let names = match self.storage.list(&self.dir) {
             Ok(names) => names,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Checkpoints::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(Checkpoints::new())),
             Err(error) => return Err(Error::io("list", &self.dir, error)),
         };
         let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
@@ -162,6 +191,7 @@ impl Store {
                         log::warn!("{} holds step {}, and is left out", path.display(), info.step);
                         continue;
                     }
+                    Err(_) if !is_last && self.is_gone(&path) => return Ok(None),
                     Err(error) => {
                         log::warn!("left out of the checkpoints: {error}");
                         continue;
@@ -170,7 +200,11 @@ impl Store {
             };
             checkpoints.insert(step, info);
         }
-        Ok(checkpoints)
+        Ok(Some(checkpoints))
+    }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        matches!(self.storage.kind(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
     fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
@@ -207,44 +241,92 @@ impl Store {
         self.checkpoints.contains_key(&step)
     }
 
-    /// The best checkpoint.
-    pub(crate) fn best(&self, monitor: &Monitor) -> Result<CheckpointInfo> {
-        Ok(monitor.best(&self.list()).map_err(|error| error.at(self.dir.display()))?.clone())
-    }
-
     /// Loads the checkpoint of a step.
     pub(crate) fn load(&self, step: u64) -> Result<Snapshot> {
-        let info = self.checkpoints.get(&step).ok_or_else(|| {
-            let known: Vec<u64> = self.checkpoints.keys().copied().collect();
-            let message = format!("no checkpoint of step {step} in {}; there are {known:?}", self.dir.display());
-            Error::new(ErrorKind::NotFound, message)
-        })?;
-        self.load_path(&info.path)
+        self.load_of(|checkpoints| {
+            let info = checkpoints.get(&step).ok_or_else(|| {
+                let known: Vec<u64> = checkpoints.keys().copied().collect();
+                let message = format!("no checkpoint of step {step} in {}; there are {known:?}", self.dir.display());
+                Error::new(ErrorKind::NotFound, message)
+            });
+            Attempt::sure(info.and_then(|info| self.load_path(&info.path)))
+        })
+    }
+
+    /// Loads the best checkpoint.
+    pub(crate) fn load_best(&self, monitor: &Monitor) -> Result<Snapshot> {
+        self.load_of(|checkpoints| {
+            let list: Vec<CheckpointInfo> = checkpoints.values().cloned().collect();
+            let best = monitor.best(&list).map_err(|error| error.at(self.dir.display()));
+            Attempt::sure(best.and_then(|info| self.load_path(&info.path)))
+        })
     }
 
     /// Loads what was saved last; if it is damaged, the newest one that is whole.
     pub(crate) fn load_latest(&self) -> Result<Snapshot> {
-        let mut by_age: Vec<&CheckpointInfo> = self.checkpoints.values().collect();
+        self.load_of(|checkpoints| self.newest_whole(checkpoints))
+    }
+
+    /// Loads by the list, and by a new one for as long as that differs and something in the old one was amiss: what a
+    /// reader has listed goes away under it while another process saves.
+    fn load_of(&self, load: impl Fn(&Checkpoints) -> Attempt) -> Result<Snapshot> {
+        let mut attempt = load(&self.checkpoints);
+        let mut fresh;
+        let mut tried = &self.checkpoints;
+        for _ in 1..ATTEMPTS {
+            if attempt.is_sure() {
+                break;
+            }
+            let found = self.scan()?;
+            let is_same = found
+                .values()
+                .map(|info| (&info.path, info.order))
+                .eq(tried.values().map(|info| (&info.path, info.order)));
+            if is_same {
+                break;
+            }
+            attempt = load(&found);
+            fresh = found;
+            tried = &fresh;
+        }
+        if let (Ok(snapshot), Some(error)) = (&attempt.outcome, &attempt.amiss) {
+            log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", snapshot.step);
+        }
+        attempt.outcome
+    }
+
+    fn newest_whole(&self, checkpoints: &Checkpoints) -> Attempt {
+        let mut by_age: Vec<&CheckpointInfo> = checkpoints.values().collect();
         by_age.sort_by_key(|info| std::cmp::Reverse(info.order));
-        let mut first_error = None;
+        let mut amiss = None;
         for info in by_age {
             match self.load_path(&info.path) {
-                Ok(snapshot) => {
-                    if let Some(error) = first_error {
-                        log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", info.step);
-                    }
-                    return Ok(snapshot);
-                }
-                Err(error) => first_error = first_error.or(Some(error)),
+                Ok(snapshot) => return Attempt { outcome: Ok(snapshot), amiss },
+                Err(error) => amiss = amiss.or(Some(error)),
             }
         }
-        Err(first_error.unwrap_or_else(|| {
+        Attempt::sure(Err(amiss.unwrap_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display()))
-        }))
+        })))
     }
 
     /// Loads the checkpoint in this directory, after checking every file of it against its length and checksum.
     pub(crate) fn load_path(&self, path: &Path) -> Result<Snapshot> {
+        let order = |path: &Path| self.read_state(path).ok().map(|state| state.order);
+        let mut before = order(path);
+        let mut outcome = self.load_once(path);
+        for _ in 1..ATTEMPTS {
+            // A save of the same step may have put other files under this name while they were read.
+            if outcome.is_ok() || order(path) == before {
+                break;
+            }
+            before = order(path);
+            outcome = self.load_once(path);
+        }
+        outcome
+    }
+
+    fn load_once(&self, path: &Path) -> Result<Snapshot> {
         match self.storage.kind(path) {
             Ok(Kind::Directory) => {}
             Ok(_) => {
