@@ -211,6 +211,8 @@ impl Store {
         let state = self.read_state(path)?;
         let metrics = self.read_metrics(path)?;
         let is_pinned = self.storage.kind(&path.join(PINNED)).is_ok();
+        // No metrics and no pin may also mean that it went away just now.
+        self.storage.kind(path).map_err(|error| read_error(path, error))?;
         Ok(CheckpointInfo::new(path.to_owned(), &state, metrics, is_pinned))
     }
 
@@ -312,18 +314,19 @@ impl Store {
 
     /// Loads the checkpoint in this directory, after checking every file of it against its length and checksum.
     pub(crate) fn load_path(&self, path: &Path) -> Result<Snapshot> {
-        let order = |path: &Path| self.read_state(path).ok().map(|state| state.order);
-        let mut before = order(path);
-        let mut outcome = self.load_once(path);
-        for _ in 1..ATTEMPTS {
-            // A save of the same step may have put other files under this name while they were read.
-            if outcome.is_ok() || order(path) == before {
-                break;
+        // A save of the same step puts other files under this name, and rotation takes them away, while they are read.
+        let order = || self.read_state(path).ok().map(|state| state.order);
+        let mut before = order();
+        for _ in 0..ATTEMPTS {
+            let outcome = self.load_once(path);
+            let after = order();
+            if after == before {
+                return outcome;
             }
-            before = order(path);
-            outcome = self.load_once(path);
+            before = after;
         }
-        outcome
+        let message = format!("{} was replaced {ATTEMPTS} times while it was read", path.display());
+        Err(Error::new(ErrorKind::Io, message))
     }
 
     fn load_once(&self, path: &Path) -> Result<Snapshot> {
