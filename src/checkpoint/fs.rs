@@ -135,6 +135,21 @@ fn kind(file_type: fs::FileType) -> Kind {
     }
 }
 
+/// Makes a file that grows above the process's limit an error like a full disk: unless something takes the signal that comes
+/// with it, it ends the process.
+pub(crate) fn outlive_size_limit() {
+    #[cfg(unix)]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            // Nobody reads the flag: the failed write says it all.
+            if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, Default::default()) {
+                log::warn!("a file above the size limit will end the process: {error}");
+            }
+        });
+    }
+}
+
 /// The write lock of a directory: it dies with its holder.
 #[derive(Debug)]
 pub(crate) struct Lock {

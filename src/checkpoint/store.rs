@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::fs::{Disk, Kind, Lock, Storage};
+use crate::checkpoint::fs::{Disk, Kind, Lock, Storage, outlive_size_limit};
 use crate::checkpoint::index::{self, CheckpointInfo, dir_name, parse_name, replaced_name};
 use crate::checkpoint::state::{metrics_from_bytes, metrics_to_bytes};
 use crate::checkpoint::{MetricValues, Monitor, Retention, State, Tensors};
@@ -83,6 +83,7 @@ impl Store {
         let lock = match access {
             Access::Read => None,
             Access::Write => {
+                outlive_size_limit();
                 Disk.create_dir_all(&dir).map_err(|error| Error::io("make the directory", &dir, error))?;
                 // A new directory's own name has to survive a power cut as well. Above the model directory we may not be
                 // allowed to look.
