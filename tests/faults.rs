@@ -8,5 +8,9 @@
 mod common;
 #[path = "faults/full.rs"]
 mod full;
+#[path = "faults/others.rs"]
+mod others;
+#[path = "faults/paths.rs"]
+mod paths;
 #[path = "faults/support.rs"]
 mod support;

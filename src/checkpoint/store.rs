@@ -79,6 +79,10 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Locked`] when another one writes, [`ErrorKind::Io`] when the directory cannot be used.
     pub(crate) fn open(model_dir: &Path, access: Access) -> Result<Self> {
+        if model_dir.as_os_str().is_empty() {
+            let message = "the model directory has an empty name, expected a path (\".\" is the current directory)";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let dir = model_dir.join("checkpoints");
         let lock = match access {
             Access::Read => None,
@@ -192,7 +196,8 @@ impl Store {
                         log::warn!("{} holds step {}, and is left out", path.display(), info.step);
                         continue;
                     }
-                    Err(_) if !is_last && self.is_gone(&path) => return Ok(None),
+                    // Or another one has come to its place meanwhile.
+                    Err(_) if !is_last && (self.is_gone(&path) || self.inspect(&path).is_ok()) => return Ok(None),
                     Err(error) => {
                         log::warn!("left out of the checkpoints: {error}");
                         continue;
