@@ -14,3 +14,5 @@ mod others;
 mod paths;
 #[path = "faults/support.rs"]
 mod support;
+#[path = "faults/system_calls.rs"]
+mod system_calls;

@@ -88,7 +88,14 @@ impl Storage for Disk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
-        fs::read_dir(path)?.map(|entry| entry.and_then(|entry| Ok((entry.path(), kind(entry.file_type()?))))).collect()
+        // The standard library tries again by itself for files, not for directories.
+        let entries = loop {
+            match fs::read_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                entries => break entries?,
+            }
+        };
+        entries.map(|entry| entry.and_then(|entry| Ok((entry.path(), kind(entry.file_type()?))))).collect()
     }
 
     fn kind(&self, path: &Path) -> io::Result<Kind> {
