@@ -157,6 +157,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.reader(|store| Ok(store.list()))
     }
 
+    /// Whether there is anything to resume; what is there but damaged counts, so that no run quietly begins anew over it.
+    pub(crate) fn has_checkpoints(&self) -> Result<bool> {
+        self.reader(|store| Ok(store.has_any()))
+    }
+
     /// Keeps the checkpoint of this step for ever, whatever rotation lets go; [`unpin`](Self::unpin) gives it back.
     ///
     /// # Errors

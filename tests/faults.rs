@@ -16,3 +16,5 @@ mod paths;
 mod support;
 #[path = "faults/system_calls.rs"]
 mod system_calls;
+#[path = "faults/terminal.rs"]
+mod terminal;

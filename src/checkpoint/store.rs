@@ -245,6 +245,19 @@ impl Store {
         self.checkpoints.values().cloned().collect()
     }
 
+    /// Whether there is a checkpoint, readable or not.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.checkpoints.is_empty() || self.unreadable().is_some()
+    }
+
+    /// What is the matter with a checkpoint that is left out of the list.
+    fn unreadable(&self) -> Option<Error> {
+        let names = self.storage.list(&self.dir).ok()?;
+        let mut checkpoints =
+            names.iter().filter(|(path, kind)| *kind == Kind::Directory && parse_name(path).is_some());
+        checkpoints.find_map(|(path, _)| self.inspect(path).err())
+    }
+
     pub(crate) fn contains(&self, step: u64) -> bool {
         self.checkpoints.contains_key(&step)
     }
@@ -313,7 +326,7 @@ impl Store {
                 Err(error) => amiss = amiss.or(Some(error)),
             }
         }
-        Attempt::sure(Err(amiss.unwrap_or_else(|| {
+        Attempt::sure(Err(amiss.or_else(|| self.unreadable()).unwrap_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display()))
         })))
     }

@@ -152,6 +152,25 @@ fn whole_or_an_error_when_something_lies_in_place_of_a_file() {
     assert_eq!(check(dir.path(), &expected), 2);
 }
 
+/// Faults 40 and 41: a run whose checkpoints are all damaged does not quietly begin anew.
+#[test]
+fn whole_or_an_error_when_no_checkpoint_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    run_in(dir.path(), 3, 1).save_ckpt().unwrap();
+    let state = checkpoint(dir.path(), 1).join("state.bin");
+    fs::write(&state, b"").unwrap();
+    for index in ["kept", "lost"] {
+        for error in [
+            in_dir(dir.path()).resume_or_start().map(drop).unwrap_err(),
+            Elistimator::<Line>::from_disk(dir.path()).map(drop).unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "index {index}: {error}");
+            assert!(error.to_string().contains(text(&state)), "index {index}: {error}");
+        }
+        let _ = fs::remove_file(dir.path().join("checkpoints").join("elistimator_meta"));
+    }
+}
+
 /// Faults 24 and 40, in place of the index and of the lock.
 #[test]
 fn harmless_when_something_lies_in_place_of_the_index_or_the_lock() {
