@@ -287,7 +287,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     /// [`Settings`](crate::ErrorKind::Settings) when hyper-parameters or seed differ from the saved ones.
     pub fn resume_or_start(self) -> Result<Elistimator<M, D>> {
         let mut estimator = self.build()?;
-        if !estimator.checkpoints()?.is_empty() {
+        if estimator.has_checkpoints()? {
             estimator.restore_latest()?;
         }
         Ok(estimator)

@@ -168,6 +168,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.reader(|store| Ok(store.list()))
     }
 
+    /// Whether there is anything to resume; what is there but damaged counts, so that no run quietly begins anew over it.
+    pub(crate) fn has_checkpoints(&self) -> Result<bool> {
+        self.reader(|store| Ok(store.has_any()))
+    }
+
     /// Keeps the checkpoint of this step for ever, whatever rotation lets go; [`unpin`](Self::unpin) gives it back.
     ///
     /// # Errors
@@ -254,7 +259,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     fn read_snapshot(&self, which: &Which) -> Result<Snapshot> {
         self.reader(|store| match which {
             Which::Latest => store.load_latest(),
-            Which::Best => store.load(store.best(&self.options.monitor)?.step),
+            Which::Best => store.load_best(&self.options.monitor),
             Which::Step(step) => store.load(*step),
             Which::Path(path) => store.load_path(path),
         })

@@ -136,7 +136,7 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
             let loss = info.metrics.unwrap()["loss"];
             assert!(loss == 0.05 || (!acknowledged && loss == 0.2), "{loss}");
             assert_eq!(store.load(2).unwrap().metrics.unwrap()["loss"], loss, "index and file agree");
-            assert_eq!(store.best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
+            assert_eq!(store.load_best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
         },
     );
 }
@@ -241,8 +241,8 @@ fn weights_that_are_not_finite_are_flagged_and_never_best() {
     let mut store = open(&disk);
     save(&mut store, &snapshot(1, f32::NAN, Some(0.0)), 5).unwrap();
     save(&mut store, &snapshot(2, 1.0, Some(0.5)), 5).unwrap();
-    assert_eq!(store.best(&Monitor::default()).unwrap().step, 2);
-    assert_eq!(store.best(&Monitor::new("loss", Mode::Max)).unwrap().step, 2);
+    assert_eq!(store.load_best(&Monitor::default()).unwrap().step, 2);
+    assert_eq!(store.load_best(&Monitor::new("loss", Mode::Max)).unwrap().step, 2);
     drop(store);
     assert!(!open(&disk).list()[0].is_finite);
 }
@@ -256,8 +256,15 @@ fn leftovers_are_tidied_and_foreign_files_stay() {
     disk.set_bytes(&ours, b"half");
     disk.set_bytes(&foreign, b"mine");
     disk.set_bytes(&dir().join("model_iter-7"), b"not ours either");
+    let theirs = [".tmp-notes", ".tmp-", ".tmp-1", ".tmp-1-", ".tmp-1-2-3", ".tmp-index-1", ".tmp-1-2.bak"]
+        .map(|name| dir().join(name));
+    theirs.iter().for_each(|path| disk.set_bytes(path, b"theirs"));
+    let more = [".tmp-delete-7-8", ".tmp-index-7-8"].map(|name| dir().join(name));
+    more.iter().for_each(|path| disk.set_bytes(path, b"ours"));
     let mut store = open(&disk);
     assert!(disk.bytes(&ours).is_none());
+    assert!(more.iter().all(|path| disk.bytes(path).is_none()));
+    assert!(theirs.iter().all(|path| disk.bytes(path).is_some()), "only names that we would give are deleted");
     // A leftover of our own next name, made after the tidying.
     disk.set_bytes(&ours, b"in the way");
     save(&mut store, &snapshot(1, 1.0, None), 1).unwrap();

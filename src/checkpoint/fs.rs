@@ -56,19 +56,16 @@ impl Storage for Disk {
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-        // Looked at first, since opening a FIFO would wait for a writer.
-        let before = fs::symlink_metadata(path)?;
-        if !before.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
-        }
-        if before.len() > limit {
-            let message = format!("it has {} bytes, expected at most {limit}", before.len());
+        let file = open_regular(OpenOptions::new().read(true), path)?;
+        let length = file.metadata()?.len();
+        if length > limit {
+            let message = format!("it has {length} bytes, expected at most {limit}");
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(before.len() as usize)?;
-        File::open(path)?.take(before.len()).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 != before.len() {
+        bytes.try_reserve_exact(usize::try_from(length).map_err(io::Error::other)?)?;
+        file.take(length).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 != length {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it became shorter while it was read"));
         }
         Ok(bytes)
@@ -91,12 +88,48 @@ impl Storage for Disk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Kind)>> {
-        fs::read_dir(path)?.map(|entry| entry.and_then(|entry| Ok((entry.path(), kind(entry.file_type()?))))).collect()
+        // The standard library tries again by itself for files, not for directories.
+        let entries = loop {
+            match fs::read_dir(path) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                entries => break entries?,
+            }
+        };
+        entries.map(|entry| entry.and_then(|entry| Ok((entry.path(), kind(entry.file_type()?))))).collect()
     }
 
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         Ok(kind(fs::symlink_metadata(path)?.file_type()))
     }
+}
+
+fn not_regular() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")
+}
+
+/// Opens a regular file and nothing else: links are not followed, and a FIFO is not waited for.
+#[cfg(unix)]
+fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    // The kind is asked of what was opened, so that nothing can be put in its place in between.
+    match options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path) {
+        Ok(file) if file.metadata()?.is_file() => Ok(file),
+        Ok(_) => Err(not_regular()),
+        // A link; a socket, or a FIFO without a reader; a directory opened to write.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::EISDIR)) => {
+            Err(not_regular())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(not(unix))]
+fn open_regular(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
+        return Err(not_regular());
+    }
+    options.open(path)
 }
 
 fn kind(file_type: fs::FileType) -> Kind {
@@ -109,23 +142,53 @@ fn kind(file_type: fs::FileType) -> Kind {
     }
 }
 
+/// Makes a file that grows above the process's limit an error like a full disk: unless something takes the signal that comes
+/// with it, it ends the process.
+pub(crate) fn outlive_size_limit() {
+    #[cfg(unix)]
+    {
+        static ONCE: std::sync::Once = std::sync::Once::new();
+        ONCE.call_once(|| {
+            // Nobody reads the flag: the failed write says it all.
+            if let Err(error) = signal_hook::flag::register(libc::SIGXFSZ, Default::default()) {
+                log::warn!("a file above the size limit will end the process: {error}");
+            }
+        });
+    }
+}
+
 /// The write lock of a directory: it dies with its holder.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
     /// Takes the lock; `None` when another holds it.
     pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
-        if fs::symlink_metadata(path).is_ok_and(|found| !found.is_file()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
-        }
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let file = open_regular(OpenOptions::new().create(true).truncate(false).write(true), path)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(fs::TryLockError::WouldBlock) => Ok(None),
             Err(fs::TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// Whether the lock is the file at this path, which it is not when the directory was removed or replaced.
+    #[cfg(unix)]
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+
+        let held = self.file.metadata()?;
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(crate) fn is_at(&self, path: &Path) -> io::Result<bool> {
+        path.try_exists()
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::fs::{Disk, Kind, Lock, Storage};
+use crate::checkpoint::fs::{Disk, Kind, Lock, Storage, outlive_size_limit};
 use crate::checkpoint::index::{self, CheckpointInfo, dir_name, parse_name, replaced_name};
 use crate::checkpoint::state::{metrics_from_bytes, metrics_to_bytes};
 use crate::checkpoint::{MetricValues, Monitor, Retention, State, Tensors};
@@ -22,6 +22,9 @@ const TEMPORARY: &str = ".tmp-";
 
 /// The largest of the small files that is read: far above what any run writes.
 const SMALL: u64 = 1 << 30;
+
+/// How often something is read again that changed while it was read.
+const ATTEMPTS: usize = 100;
 
 /// Whether a store is opened to write, which takes the directory's lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +44,33 @@ pub(crate) struct Snapshot {
     pub(crate) metrics: Option<MetricValues>,
 }
 
+/// By step.
+type Checkpoints = BTreeMap<u64, CheckpointInfo>;
+
 /// The checkpoints of a model directory.
 pub(crate) struct Store {
     storage: Box<dyn Storage>,
     dir: PathBuf,
-    /// By step.
-    checkpoints: BTreeMap<u64, CheckpointInfo>,
+    checkpoints: Checkpoints,
     next_order: u64,
     next_temporary: u64,
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
+}
+
+/// What came of loading by a list of checkpoints, and what was amiss on the way to it.
+struct Attempt {
+    outcome: Result<Snapshot>,
+    amiss: Option<Error>,
+}
+
+impl Attempt {
+    fn sure(outcome: Result<Snapshot>) -> Self {
+        Self { outcome, amiss: None }
+    }
+
+    fn is_sure(&self) -> bool {
+        self.outcome.is_ok() && self.amiss.is_none()
+    }
 }
 
 impl Store {
@@ -58,10 +79,15 @@ impl Store {
     /// # Errors
     /// [`ErrorKind::Locked`] when another one writes, [`ErrorKind::Io`] when the directory cannot be used.
     pub(crate) fn open(model_dir: &Path, access: Access) -> Result<Self> {
+        if model_dir.as_os_str().is_empty() {
+            let message = "the model directory has an empty name, expected a path (\".\" is the current directory)";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let dir = model_dir.join("checkpoints");
         let lock = match access {
             Access::Read => None,
             Access::Write => {
+                outlive_size_limit();
                 Disk.create_dir_all(&dir).map_err(|error| Error::io("make the directory", &dir, error))?;
                 // A new directory's own name has to survive a power cut as well. Above the model directory we may not be
                 // allowed to look.
@@ -73,28 +99,24 @@ impl Store {
                         above.display()
                     );
                 }
-                let path = dir.join(LOCK);
-                let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
-                Some(lock.ok_or_else(|| {
-                    let message = format!("{} is being written by another estimator", model_dir.display());
-                    Error::new(ErrorKind::Locked, message)
-                })?)
+                Some(take_lock(&dir)?)
             }
         };
         let mut store = Self::with_storage(Box::new(Disk), dir, access)?;
-        store._lock = lock;
+        store.lock = lock;
         Ok(store)
     }
 
     /// The same over any storage, without a lock.
     pub(crate) fn with_storage(storage: Box<dyn Storage>, dir: PathBuf, access: Access) -> Result<Self> {
         let mut store =
-            Self { storage, dir, checkpoints: BTreeMap::new(), next_order: 1, next_temporary: 0, _lock: None };
+            Self { storage, dir, checkpoints: Checkpoints::new(), next_order: 1, next_temporary: 0, lock: None };
         if access == Access::Write {
             store.storage.create_dir_all(&store.dir).map_err(|e| Error::io("make the directory", &store.dir, e))?;
             store.tidy();
         }
-        store.scan()?;
+        store.checkpoints = store.scan()?;
+        store.next_order = next_order(&store.checkpoints);
         Ok(store)
     }
 
@@ -149,7 +171,17 @@ impl Store {
     }
 
     /// Lists what is there: from the index where it knows a checkpoint, from the checkpoint itself where not.
-    fn scan(&mut self) -> Result<()> {
+    fn scan(&self) -> Result<Checkpoints> {
+        for _ in 1..ATTEMPTS {
+            if let Some(checkpoints) = self.scan_once(false)? {
+                return Ok(checkpoints);
+            }
+        }
+        Ok(self.scan_once(true)?.unwrap_or_default())
+    }
+
+    /// One pass; `None` when a checkpoint went away between its listing and its reading, and that is not `is_last`.
+    fn scan_once(&self, is_last: bool) -> Result<Option<Checkpoints>> {
         let found = self.candidates()?;
         let index = self.dir.join(INDEX);
         let cached = match self.storage.read(&index, SMALL) {
@@ -160,6 +192,7 @@ impl Store {
             Err(_) => Vec::new(),
         };
         let mut cached: BTreeMap<u64, CheckpointInfo> = cached.into_iter().map(|info| (info.step, info)).collect();
+        let mut checkpoints = Checkpoints::new();
         for (step, path) in found {
             let info = match cached.remove(&step).filter(|info| info.path == path) {
                 Some(info) => info,
@@ -169,22 +202,29 @@ impl Store {
                         log::warn!("{} holds step {}, and is left out", path.display(), info.step);
                         continue;
                     }
+                    // Or another one has come to its place meanwhile.
+                    Err(_) if !is_last && (self.is_gone(&path) || self.inspect(&path).is_ok()) => return Ok(None),
                     Err(error) => {
                         log::warn!("left out of the checkpoints: {error}");
                         continue;
                     }
                 },
             };
-            self.checkpoints.insert(step, info);
+            checkpoints.insert(step, info);
         }
-        self.next_order = self.checkpoints.values().map(|info| info.order).max().unwrap_or(0).saturating_add(1);
-        Ok(())
+        Ok(Some(checkpoints))
+    }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        matches!(self.storage.kind(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
     }
 
     fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
         let state = self.read_state(path)?;
         let metrics = self.read_metrics(path)?;
         let is_pinned = self.storage.kind(&path.join(PINNED)).is_ok();
+        // No metrics and no pin may also mean that it went away just now.
+        self.storage.kind(path).map_err(|error| read_error(path, error))?;
         Ok(CheckpointInfo::new(path.to_owned(), &state, metrics, is_pinned))
     }
 
@@ -211,6 +251,19 @@ impl Store {
         self.checkpoints.values().cloned().collect()
     }
 
+    /// Whether there is a checkpoint, readable or not.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.checkpoints.is_empty() || self.unreadable().is_some()
+    }
+
+    /// What is the matter with a checkpoint that is left out of the list.
+    fn unreadable(&self) -> Option<Error> {
+        let names = self.storage.list(&self.dir).ok()?;
+        let mut checkpoints =
+            names.iter().filter(|(path, kind)| *kind == Kind::Directory && parse_name(path).is_some());
+        checkpoints.find_map(|(path, _)| self.inspect(path).err())
+    }
+
     pub(crate) fn contains(&self, step: u64) -> bool {
         self.checkpoints.contains_key(&step)
     }
@@ -222,37 +275,91 @@ impl Store {
 
     /// Loads the checkpoint of a step.
     pub(crate) fn load(&self, step: u64) -> Result<Snapshot> {
-        let info = self.checkpoints.get(&step).ok_or_else(|| {
-            let known: Vec<u64> = self.checkpoints.keys().copied().collect();
-            let message = format!("no checkpoint of step {step} in {}; there are {known:?}", self.dir.display());
-            Error::new(ErrorKind::NotFound, message)
-        })?;
-        self.load_path(&info.path)
+        self.load_of(|checkpoints| {
+            let info = checkpoints.get(&step).ok_or_else(|| {
+                let known: Vec<u64> = checkpoints.keys().copied().collect();
+                let message = format!("no checkpoint of step {step} in {}; there are {known:?}", self.dir.display());
+                Error::new(ErrorKind::NotFound, message)
+            });
+            Attempt::sure(info.and_then(|info| self.load_path(&info.path)))
+        })
+    }
+
+    /// Loads the best checkpoint.
+    pub(crate) fn load_best(&self, monitor: &Monitor) -> Result<Snapshot> {
+        self.load_of(|checkpoints| {
+            let list: Vec<CheckpointInfo> = checkpoints.values().cloned().collect();
+            let best = monitor.best(&list).map_err(|error| error.at(self.dir.display()));
+            Attempt::sure(best.and_then(|info| self.load_path(&info.path)))
+        })
     }
 
     /// Loads what was saved last; if it is damaged, the newest one that is whole.
     pub(crate) fn load_latest(&self) -> Result<Snapshot> {
-        let mut by_age: Vec<&CheckpointInfo> = self.checkpoints.values().collect();
+        self.load_of(|checkpoints| self.newest_whole(checkpoints))
+    }
+
+    /// Loads by the list, and by a new one for as long as that differs and something in the old one was amiss: what a
+    /// reader has listed goes away under it while another process saves.
+    fn load_of(&self, load: impl Fn(&Checkpoints) -> Attempt) -> Result<Snapshot> {
+        let mut attempt = load(&self.checkpoints);
+        let mut fresh;
+        let mut tried = &self.checkpoints;
+        for _ in 1..ATTEMPTS {
+            if attempt.is_sure() {
+                break;
+            }
+            let found = self.scan()?;
+            let is_same = found
+                .values()
+                .map(|info| (&info.path, info.order))
+                .eq(tried.values().map(|info| (&info.path, info.order)));
+            if is_same {
+                break;
+            }
+            attempt = load(&found);
+            fresh = found;
+            tried = &fresh;
+        }
+        if let (Ok(snapshot), Some(error)) = (&attempt.outcome, &attempt.amiss) {
+            log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", snapshot.step);
+        }
+        attempt.outcome
+    }
+
+    fn newest_whole(&self, checkpoints: &Checkpoints) -> Attempt {
+        let mut by_age: Vec<&CheckpointInfo> = checkpoints.values().collect();
         by_age.sort_by_key(|info| std::cmp::Reverse(info.order));
-        let mut first_error = None;
+        let mut amiss = None;
         for info in by_age {
             match self.load_path(&info.path) {
-                Ok(snapshot) => {
-                    if let Some(error) = first_error {
-                        log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", info.step);
-                    }
-                    return Ok(snapshot);
-                }
-                Err(error) => first_error = first_error.or(Some(error)),
+                Ok(snapshot) => return Attempt { outcome: Ok(snapshot), amiss },
+                Err(error) => amiss = amiss.or(Some(error)),
             }
         }
-        Err(first_error.unwrap_or_else(|| {
+        Attempt::sure(Err(amiss.or_else(|| self.unreadable()).unwrap_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display()))
-        }))
+        })))
     }
 
     /// Loads the checkpoint in this directory, after checking every file of it against its length and checksum.
     pub(crate) fn load_path(&self, path: &Path) -> Result<Snapshot> {
+        // A save of the same step puts other files under this name, and rotation takes them away, while they are read.
+        let order = || self.read_state(path).ok().map(|state| state.order);
+        let mut before = order();
+        for _ in 0..ATTEMPTS {
+            let outcome = self.load_once(path);
+            let after = order();
+            if after == before {
+                return outcome;
+            }
+            before = after;
+        }
+        let message = format!("{} was replaced {ATTEMPTS} times while it was read", path.display());
+        Err(Error::new(ErrorKind::Io, message))
+    }
+
+    fn load_once(&self, path: &Path) -> Result<Snapshot> {
         match self.storage.kind(path) {
             Ok(Kind::Directory) => {}
             Ok(_) => {
@@ -342,6 +449,7 @@ impl Store {
         retention: &Retention,
         monitor: &Monitor,
     ) -> Result<CheckpointInfo> {
+        self.check_place()?;
         let files = [
             (MODEL, snapshot.model.to_bytes()?),
             (OPTIMIZER, snapshot.optimizer.to_bytes()?),
@@ -394,10 +502,33 @@ impl Store {
         Ok(info)
     }
 
+    /// Checks that the directory is still the one that was opened. One that was removed is not made again, since where it was
+    /// may be the empty place of a disk that is gone; one that others made there is taken over with its lock.
+    fn check_place(&mut self) -> Result<()> {
+        match self.storage.kind(&self.dir) {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let message = format!(
+                    "{} was removed while this run saved to it; put it back, or make it anew, to go on saving",
+                    self.dir.display()
+                );
+                return Err(Error::with_source(ErrorKind::Io, message, error));
+            }
+            Err(error) => return Err(Error::io("look at", &self.dir, error)),
+        }
+        let path = self.dir.join(LOCK);
+        if let Some(lock) = &self.lock
+            && !lock.is_at(&path).map_err(|error| Error::io("look at", &path, error))?
+        {
+            log::warn!("{} is another directory than this run began with; it is used as it is now", self.dir.display());
+            self.lock = Some(take_lock(&self.dir)?);
+            self.checkpoints = self.scan()?;
+            self.next_order = self.next_order.max(next_order(&self.checkpoints));
+        }
+        Ok(())
+    }
+
     fn temporary_dir(&mut self) -> Result<PathBuf> {
-        let io = |error| Error::io("make the directory", &self.dir, error);
-        // It may have been removed since it was opened.
-        self.storage.create_dir_all(&self.dir).map_err(io)?;
         for _ in 0..1000 {
             self.next_temporary += 1;
             let path = self.dir.join(format!("{TEMPORARY}{}-{}", std::process::id(), self.next_temporary));
@@ -547,8 +678,27 @@ impl std::fmt::Debug for Store {
     }
 }
 
+fn take_lock(dir: &Path) -> Result<Lock> {
+    let path = dir.join(LOCK);
+    let lock = Lock::take(&path).map_err(|error| Error::io("lock", &path, error))?;
+    lock.ok_or_else(|| {
+        let message = format!("{} is being written by another estimator", dir.display());
+        Error::new(ErrorKind::Locked, message)
+    })
+}
+
+fn next_order(checkpoints: &Checkpoints) -> u64 {
+    checkpoints.values().map(|info| info.order).max().unwrap_or(0).saturating_add(1)
+}
+
+/// Whether it is a temporary name that we give: `.tmp-PROCESS-COUNT`, or that after `delete-` or `index-`. Others' stay.
 fn is_temporary(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(TEMPORARY))
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(TEMPORARY));
+    let numbers = name.map(|name| name.strip_prefix("delete-").or(name.strip_prefix("index-")).unwrap_or(name));
+    numbers
+        .and_then(|numbers| numbers.split_once('-'))
+        .is_some_and(|(process, count)| is_number(process) && is_number(count))
 }
 
 fn read_error(path: &Path, error: io::Error) -> Error {

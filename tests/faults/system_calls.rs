@@ -1,0 +1,184 @@
+//! Saves that are killed, or refused, at each of their system calls, by `strace`.
+//!
+//! 120 kills and 120 refusals spread over the calls; `ELISTIMATOR_SYSTEM_CALLS=all` for every one of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use elistimator::Hashes;
+
+use crate::support::{check, child_command, expected, fast_dir, text, tool};
+
+/// Three saves; the third one replaces the second, so that setting aside and rotating both happen.
+const SCRIPT: &str = "train\nsave\ntrain\nsave\nsave\ntrain\nsave\n";
+const KEEP: usize = 1;
+
+/// The calls that change or read the disk; those that a machine does not have are left out by the question mark.
+const CALLS: &str = "?open,?openat,?write,?fsync,?fdatasync,?rename,?renameat,?renameat2,?unlink,?unlinkat,?rmdir,?mkdir,\
+                     ?mkdirat,?read,?flock,?close,?getdents64,?statx";
+
+struct Outcome {
+    /// The steps whose save was acknowledged, and the errors.
+    saved: Vec<u64>,
+    errors: Vec<String>,
+    is_success: bool,
+    was_killed: bool,
+    stderr: String,
+}
+
+/// Runs the script in a child under `strace` with these options.
+fn run(options: &[&str], dir: &Path) -> Outcome {
+    let before = [&["strace", "-f", "-qq"], options].concat();
+    let mut command = child_command(&before, dir, KEEP);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // All at once: who is killed early does not read it.
+    let _ = child.stdin.take().unwrap().write_all(SCRIPT.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    // The first reply is about the setup.
+    let replies = stdout.lines().filter_map(|line| line.split_once("reply ")).map(|(_, reply)| reply);
+    let (mut saved, mut errors) = (Vec::new(), Vec::new());
+    for (word, reply) in ["setup"].into_iter().chain(SCRIPT.lines()).zip(replies) {
+        match reply.split_once(' ').unwrap() {
+            ("ok", step) if word == "save" => saved.push(step.parse().unwrap()),
+            ("ok", _) => {}
+            // What follows from a failed setup is not another failure.
+            (_, error) if error.contains("(WrongOrder)") && !errors.is_empty() => {}
+            (_, error) => errors.push(error.to_owned()),
+        }
+    }
+    use std::os::unix::process::ExitStatusExt;
+    let was_killed = output.status.signal() == Some(9) || output.status.code() == Some(128 + 9);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Outcome { saved, errors, is_success: output.status.success(), was_killed, stderr }
+}
+
+/// Every call about the checkpoints in an undisturbed run, as a name and which one of its thread it was.
+fn calls() -> Option<BTreeMap<String, BTreeSet<usize>>> {
+    tool("strace", &["-V"])?;
+    let dir = fast_dir();
+    let log = dir.path().join("log");
+    let options = ["-y", "-s", "0", "-e", &format!("trace={CALLS}"), "-e", "signal=none", "-o", text(&log)];
+    let outcome = run(&options, &dir.path().join("run"));
+    if !outcome.is_success {
+        crate::support::skipped(&format!("strace: {}", outcome.stderr));
+        return None;
+    }
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    let mut calls: BTreeMap<String, BTreeSet<usize>> = BTreeMap::new();
+    let log = fs::read_to_string(&log).unwrap();
+    for line in log.lines().filter(|line| !line.contains("resumed>")) {
+        let Some((thread, call)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = call.trim().split_once('(') else { continue };
+        let count = counts.entry((thread, name)).or_default();
+        *count += 1;
+        if line.contains("/checkpoints") {
+            calls.entry(name.to_owned()).or_default().insert(*count);
+        }
+    }
+    assert!(calls.values().map(BTreeSet::len).sum::<usize>() > 100, "{calls:?}");
+    Some(calls)
+}
+
+/// All, or some spread over all.
+fn chosen(all: Vec<(String, usize)>) -> Vec<(String, usize)> {
+    let is_all = std::env::var("ELISTIMATOR_SYSTEM_CALLS").is_ok_and(|which| which == "all");
+    let stride = if is_all { 1 } else { all.len().div_ceil(120).max(1) };
+    all.into_iter().step_by(stride).collect()
+}
+
+/// What was acknowledged, or something newer, is there and whole; and a run goes on from it.
+fn check_what_is_left(dir: &Path, outcome: &Outcome, expected: &BTreeMap<u64, Hashes>, place: &str) {
+    assert!(!outcome.stderr.contains("panicked"), "{place}: {}", outcome.stderr);
+    let Some(&last) = outcome.saved.last() else { return };
+    let found = check(dir, expected);
+    assert!(found >= last, "{place}: step {last} was acknowledged, {found} is there");
+    let again = run(&[], dir);
+    assert!(again.is_success && again.errors.is_empty(), "{place}: {:?} {}", again.errors, again.stderr);
+    assert_eq!(again.saved, [found + 1, found + 2, found + 2, found + 3], "{place}");
+    let left = crate::support::names(&dir.join("checkpoints"));
+    let is_expected = |name: &String| name.starts_with("model_iter-") || name == "lock" || name == "elistimator_meta";
+    assert!(left.len() == 3 && left.iter().all(is_expected), "{place}: {left:?}");
+}
+
+/// Fault 2, and with it 4, 5, 8.
+#[test]
+fn whole_when_killed_at_any_system_call() {
+    let Some(calls) = calls() else { return };
+    let expected = expected(8);
+    let all = calls.into_iter().flat_map(|(name, counts)| counts.into_iter().map(move |count| (name.clone(), count)));
+    let mut killed = 0;
+    for (name, count) in chosen(all.collect()) {
+        let dir = fast_dir();
+        let place = format!("killed at {name} {count}");
+        let inject = format!("inject={name}:signal=KILL:when={count}");
+        let log = dir.path().join("log");
+        let outcome = run(&["-e", &format!("trace={name}"), "-e", &inject, "-o", text(&log)], &dir.path().join("run"));
+        killed += usize::from(outcome.was_killed);
+        assert!(outcome.was_killed || outcome.is_success, "{place}: {}", outcome.stderr);
+        check_what_is_left(&dir.path().join("run"), &outcome, &expected, &place);
+    }
+    assert!(killed > 20, "only {killed} were killed");
+}
+
+/// Faults 10, 11, 12, 16, 26, 53: the run goes on, and says what was refused. `EINTR` is nobody's error.
+#[test]
+fn harmless_failure_at_any_system_call() {
+    let Some(calls) = calls() else { return };
+    let expected = expected(8);
+    let refusals = [
+        ("fsync", "EIO"),
+        ("write", "ENOSPC"),
+        ("write", "EINTR"),
+        ("rename", "EIO"),
+        ("openat", "EMFILE"),
+        ("openat", "EINTR"),
+        ("read", "EIO"),
+        ("read", "EINTR"),
+        ("unlink", "EIO"),
+        ("unlinkat", "EIO"),
+        ("mkdir", "ENOSPC"),
+        ("statx", "EIO"),
+        ("getdents64", "EIO"),
+    ];
+    let mut all = Vec::new();
+    for (name, error) in refusals {
+        let counts = calls.get(name).cloned().unwrap_or_default();
+        all.extend(counts.into_iter().map(|count| (format!("{name}:error={error}"), count)));
+    }
+    let mut refused = 0;
+    for (fault, count) in chosen(all) {
+        let dir = fast_dir();
+        let (place, name) = (format!("{fault} {count}"), fault.split(':').next().unwrap());
+        let inject = format!("inject={fault}:when={count}");
+        let log = dir.path().join("log");
+        let outcome = run(&["-e", &format!("trace={name}"), "-e", &inject, "-o", text(&log)], &dir.path().join("run"));
+        assert!(outcome.is_success, "{place}: {}", outcome.stderr);
+        assert!(outcome.errors.len() <= 1, "{place}: one refusal, one error: {:?}", outcome.errors);
+        assert!(!fault.ends_with("EINTR") || outcome.errors.is_empty(), "{place}: {:?}", outcome.errors);
+        for error in &outcome.errors {
+            assert!(error.contains(text(&dir.path().join("run"))), "{place}: the file is named: {error}");
+            assert!(error.contains("os error"), "{place}: the cause is given: {error}");
+        }
+        refused += outcome.errors.len();
+        check_what_is_left(&dir.path().join("run"), &outcome, &expected, &place);
+    }
+    assert!(refused > 5, "only {refused} were refused");
+}
+
+/// That `strace` does what these tests believe it does.
+#[test]
+fn a_refused_setup_is_an_error() {
+    if tool("strace", &["-V"]).is_none() {
+        return;
+    }
+    let dir = fast_dir();
+    let log = dir.path().join("log");
+    let options = ["-e", "trace=flock", "-e", "inject=flock:error=ENOLCK", "-o", text(&log)];
+    let outcome = run(&options, dir.path());
+    assert!(outcome.errors.iter().all(|error| error.contains("lock")), "{:?}", outcome.errors);
+    assert!(outcome.saved.is_empty() && outcome.errors.len() == 5 && outcome.is_success);
+}
