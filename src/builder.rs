@@ -46,6 +46,7 @@ pub(crate) struct Options {
     pub(crate) summary_every: u64,
     pub(crate) norm_every: u64,
     pub(crate) save_every: Option<Every>,
+    pub(crate) background_saving: bool,
     pub(crate) not_finite: NotFinite,
     pub(crate) accumulate: usize,
     pub(crate) ema: Option<(f64, u64)>,
@@ -70,6 +71,7 @@ impl Default for Options {
             summary_every: 1,
             norm_every: 10,
             save_every: None,
+            background_saving: false,
             not_finite: NotFinite::default(),
             accumulate: 1,
             ema: None,
@@ -192,6 +194,15 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     #[must_use]
     pub fn save_every(mut self, every: Every) -> Self {
         self.options.save_every = Some(every);
+        self
+    }
+
+    /// Makes the saves inside the training verbs beside training, which then waits only for the copy of the state in memory; off
+    /// unless set. A save that fails ends a later step of the verb, or is told by
+    /// [`wait_for_save`](Elistimator::wait_for_save).
+    #[must_use]
+    pub fn background_saving(mut self, on: bool) -> Self {
+        self.options.background_saving = on;
         self
     }
 

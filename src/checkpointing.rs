@@ -1,7 +1,6 @@
-//! The verbs that keep and bring back: `save_ckpt`, `restore_*` and `from_disk`.
+//! The verbs that bring back, `restore_*` and `from_disk`, and what a checkpoint holds.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -103,29 +102,6 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
 }
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
-    /// Saves everything that is needed to go on, and returns a description of the checkpoint. When this returns, the
-    /// checkpoint survives a crash of the process and of the machine.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] when the disk refuses, [`ErrorKind::Locked`] when another process writes to the directory. Neither
-    /// older checkpoints nor the state in memory are touched by a failed save.
-    pub fn save_ckpt(&mut self) -> Result<CheckpointInfo> {
-        // First, so that a run resumed from the checkpoint finds the curves up to its step.
-        self.logs.sync();
-        let snapshot = self.snapshot()?;
-        let retention = self.options.retention.clone();
-        let monitor = self.options.monitor.clone();
-        let saved = self.writer()?.save(&snapshot, &retention, &monitor);
-        self.logs.note(self.global_step, || match &saved {
-            Ok(info) if info.is_finite => format!("saved: {} bytes", info.bytes),
-            Ok(info) => format!("saved: {} bytes; warning: some weights are not finite", info.bytes),
-            Err(error) => format!("warning: not saved: {error}"),
-        });
-        let info = saved?;
-        self.last_save = Instant::now();
-        Ok(info)
-    }
-
     /// Brings back the checkpoint of this step, or the one at this path. Training then goes on from there.
     ///
     /// # Errors
@@ -134,6 +110,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// exactly as it was.
     pub fn restore_ckpt(&mut self, which: impl Into<Which>) -> Result<&mut Self> {
         let which = which.into();
+        // What is being saved may be what is asked for.
+        self.collect_save();
         let snapshot = self.read_snapshot(&which)?;
         self.apply(snapshot)?;
         self.logs.note(self.global_step, || format!("restored: {which:?}"));
@@ -228,6 +206,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// The store, opened for writing when it is first needed.
     pub(crate) fn writer(&mut self) -> Result<&mut Store> {
+        self.collect_save();
         match &mut self.store {
             Some(store) => Ok(store),
             closed => Ok(closed.insert(Store::open(&self.model_dir, Access::Write)?)),
@@ -250,6 +229,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.validated.1.insert(&metric_of(set, name), value);
         }
         let (step, metrics) = (self.global_step, self.validated.1.clone());
+        self.collect_save();
         if self.reader(|store| Ok(store.contains(step)))? {
             self.writer()?.attach_metrics(step, &metrics.into())?;
         }
@@ -276,7 +256,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     /// All state, as bytes and numbers.
-    fn snapshot(&self) -> Result<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let (model, streams) = variables::read(&self.net).map_err(ModelError::into_error)?;
         let mut optimizer = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
         if let Some((average, _)) = &self.ema {
@@ -382,6 +362,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let mut settings = vec![
             (Setting::HyperParameters, hyper_parameters),
             (Setting::Seed, self.options.seed.to_string()),
+            (Setting::Accumulate, self.options.accumulate.to_string()),
             (Setting::Device, self.device.name()),
             (Setting::Threads, rayon::current_num_threads().to_string()),
             (Setting::Version, env!("CARGO_PKG_VERSION").to_owned()),

@@ -19,6 +19,7 @@ use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
 use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
+use crate::saving::{AfterSave, Background};
 use crate::settings::Saved;
 use crate::training_log::{TrainingLog, not_finite};
 use crate::{
@@ -52,7 +53,10 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) gauges: Gauges,
     pub(crate) logs: Logs,
     pub(crate) progress: Progress,
+    /// Away while a save in the background uses it.
     pub(crate) store: Option<Store>,
+    pub(crate) background: Background,
+    pub(crate) after_save: Option<AfterSave<M, D>>,
     /// The last validation's metrics and their step: what a save at that step takes along.
     pub(crate) validated: (u64, Metrics),
     pub(crate) last_save: Instant,
@@ -107,6 +111,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             // What a run that was killed after its last save had no time to delete.
             store.rotate(&retention, &monitor);
         }
+        let bytes = self.checkpoint_bytes();
+        self.writer()?.check_room(bytes)?;
         let start = self.position();
         let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
         let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
@@ -189,7 +195,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         pass.set_message(loss_text(self.training_log.last_loss()));
         pass.finish();
         self.logs.flush();
-        if let Err(error) = result.and(flushed) {
+        if let Err(error) = result.and(flushed).and_then(|()| self.poll_save()) {
             self.logs.note(self.global_step, || format!("stopped: {error}"));
             self.save_after(&error);
             return Err(error);
@@ -218,8 +224,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             if self.is_save_due() {
                 self.flush(pass)?;
                 // Before the epoch is over: a run resumed from here ends it, and then validates as the unbroken one does.
-                self.save_ckpt()?;
+                self.save_in_verb()?;
             }
+            self.poll_save()?;
             let ended = self.ends_epoch()?;
             if ended && self.logs.has_file() {
                 self.flush(pass)?;

@@ -53,6 +53,7 @@ mod prediction;
 pub mod prelude;
 pub mod progress;
 mod range_test;
+mod saving;
 mod settings;
 mod setup;
 pub mod summary;

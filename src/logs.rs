@@ -1,6 +1,7 @@
 //! What a run writes for its observers: TensorBoard files, the history and log lines. None of it can stop the training.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::log_file::LogFile;
@@ -138,6 +139,21 @@ impl Logs {
         if let Some((history, _)) = &mut self.history {
             history.sync();
         }
+    }
+
+    /// Hands everything to the operating system, and returns the files for somebody else to wait for.
+    pub(crate) fn to_sync(&mut self) -> Vec<(PathBuf, File)> {
+        self.flush();
+        let writers = self.writers.values().filter_map(SummaryWriter::file);
+        let history = self.history.as_ref().and_then(|(history, _)| history.file());
+        let files = writers.chain(history).filter_map(|(path, file)| match file {
+            Ok(file) => Some((path, file)),
+            Err(error) => {
+                log::warn!("cannot sync {}: {error}", path.display());
+                None
+            }
+        });
+        files.collect()
     }
 
     /// Hands everything to the operating system.

@@ -16,6 +16,8 @@ pub enum Setting {
     BatchSize,
     /// What the training data set is made of: sources, lengths, stages, a sample of its bytes.
     Data,
+    /// The batches of one step. Not looked at in checkpoints that do not know it.
+    Accumulate,
     /// The run's seed.
     Seed,
     /// The type of device.
@@ -27,10 +29,11 @@ pub enum Setting {
 }
 
 impl Setting {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::HyperParameters, "hyper_parameters"),
         (Self::BatchSize, "batch_size"),
         (Self::Data, "data"),
+        (Self::Accumulate, "accumulate"),
         (Self::Seed, "seed"),
         (Self::Device, "device"),
         (Self::Threads, "threads"),
@@ -49,7 +52,7 @@ impl Setting {
 
     /// Whether `continue_with_new_data` allows it.
     pub(crate) fn is_about_data(self) -> bool {
-        matches!(self, Self::BatchSize | Self::Data | Self::Device)
+        matches!(self, Self::BatchSize | Self::Accumulate | Self::Data | Self::Device)
     }
 }
 

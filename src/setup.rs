@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::nn::{Network, Part, Visitor, variables};
 use crate::optim::{Optimizer, WeightAverage};
 use crate::progress::Progress;
+use crate::saving::Background;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
@@ -56,6 +57,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             gauges: Gauges::new(),
             progress,
             store: None,
+            background: Background::default(),
+            after_save: None,
             validated: (0, Metrics::new()),
             last_save: Instant::now(),
             origin: None,

@@ -50,16 +50,19 @@ impl ModelFn for Everything {
 
 const EPOCHS: u64 = 12;
 const DIR: &str = "ELISTIMATOR_TEST_KILL_DIR";
+/// Set for the run that saves in the background, averages its weights and accumulates gradients.
+const BACKGROUND: &str = "ELISTIMATOR_TEST_KILL_BACKGROUND";
 
 /// What the child does: the same program however often it is started. Saves in the middle of epochs and after them.
-fn train(dir: &Path, pause: Duration) -> Result<()> {
-    let mut estimator = Elistimator::builder(Everything)
+fn train(dir: &Path, pause: Duration, background: bool) -> Result<()> {
+    let builder = Elistimator::builder(Everything)
         .model_dir(dir)
         .seed(11)
         .progress(ProgressMode::Off)
         .save_every(Every::Steps(7))
-        .max_to_keep(3)
-        .resume_or_start()?;
+        .max_to_keep(3);
+    let builder = if background { builder.background_saving(true).accumulate(2).ema(0.9) } else { builder };
+    let mut estimator = builder.resume_or_start()?;
     let data = points(200)
         .shuffle(50)
         .map(move |record| {
@@ -83,7 +86,7 @@ fn train(dir: &Path, pause: Duration) -> Result<()> {
 #[test]
 fn child() {
     if let Ok(dir) = std::env::var(DIR) {
-        train(Path::new(&dir), Duration::from_micros(100)).unwrap();
+        train(Path::new(&dir), Duration::from_micros(100), std::env::var(BACKGROUND).is_ok()).unwrap();
     }
 }
 
@@ -96,9 +99,18 @@ fn state(dir: &Path) -> (elistimator::Hashes, Vec<(u64, Option<u64>)>, Option<el
 
 #[test]
 fn killed_runs_end_like_the_unbroken_one() {
+    kill(false);
+}
+
+#[test]
+fn killed_runs_that_save_in_the_background_end_like_the_unbroken_one() {
+    kill(true);
+}
+
+fn kill(background: bool) {
     let kills: u32 = std::env::var("ELISTIMATOR_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(25);
     let unbroken = tempfile::tempdir().unwrap();
-    train(unbroken.path(), Duration::ZERO).unwrap();
+    train(unbroken.path(), Duration::ZERO, background).unwrap();
     let expected = state(unbroken.path());
 
     let mut killed = 0;
@@ -106,7 +118,11 @@ fn killed_runs_end_like_the_unbroken_one() {
         let dir = tempfile::tempdir().unwrap();
         let errors = dir.path().join("stderr");
         loop {
-            let mut child = Command::new(std::env::current_exe().unwrap())
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            if background {
+                command.env(BACKGROUND, "1");
+            }
+            let mut child = command
                 .args(["child", "--exact", "--nocapture"])
                 .env(DIR, dir.path())
                 .stdout(Stdio::null())

@@ -295,3 +295,28 @@ fn a_hundred_thousand_checkpoints_open_in_a_second() {
     assert_eq!((read.len(), best, deleted), (100_000, 1, 99_994));
     assert!(seconds < 1.0 || cfg!(debug_assertions), "{seconds} s");
 }
+
+/// The check of a directory before training: with room for two checkpoints, or for another beside one that is there.
+#[test]
+fn too_little_room_is_said_before_it_is_needed() {
+    let disk = FaultyDisk::default();
+    let mut store = open(&disk);
+    for (free, is_enough) in [(1999, false), (2000, true)] {
+        disk.set_free(free);
+        let checked = store.check_room(1000);
+        assert_eq!(checked.is_ok(), is_enough, "{free}: {checked:?}");
+        if let Err(error) = checked {
+            assert!(error.to_string().contains("room") && error.to_string().contains("checkpoints"), "{error}");
+        }
+    }
+    save(&mut store, &snapshot(1, 1.0, None), 1).unwrap();
+    disk.set_free(1000);
+    store.check_room(1000).unwrap();
+    disk.set_free(999);
+    assert_eq!(store.check_room(1000).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(disk.paths().iter().filter(|path| path.ends_with("probe")).count(), 0, "nothing is left behind");
+
+    // A directory that cannot be written is found out by the same check.
+    disk.fail_at(0, true);
+    assert!(store.check_room(0).is_err());
+}

@@ -21,6 +21,7 @@ struct Files {
     /// Whether everything fails from the failing operation on, as after a crash.
     dies: bool,
     dead: bool,
+    free: Option<u64>,
 }
 
 /// The shared disk; clones see the same files, as a restarted process does.
@@ -44,6 +45,11 @@ impl FaultyDisk {
     pub(crate) fn has_failed(&self) -> bool {
         let files = self.files();
         files.fail_at.is_some_and(|n| files.operations > n)
+    }
+
+    /// How much room it says there is.
+    pub(crate) fn set_free(&self, bytes: u64) {
+        self.files().free = Some(bytes);
     }
 
     pub(crate) fn heal(&self) {
@@ -218,6 +224,10 @@ impl Storage for FaultyDisk {
             .filter(|name| name.parent() == Some(path))
             .map(|name| (name.clone(), kind(name)))
             .collect())
+    }
+
+    fn free_space(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(self.operate()?.free)
     }
 
     fn kind(&self, path: &Path) -> io::Result<Kind> {

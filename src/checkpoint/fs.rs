@@ -34,6 +34,8 @@ pub(crate) trait Storage: Send + Sync {
     fn list(&self, path: &Path) -> io::Result<Vec<(PathBuf, Kind)>>;
     /// What a path is, without following a link at its end.
     fn kind(&self, path: &Path) -> io::Result<Kind>;
+    /// The bytes that may still be written where this path is; `None` where that cannot be asked.
+    fn free_space(&self, path: &Path) -> io::Result<Option<u64>>;
 }
 
 /// The disk.
@@ -100,6 +102,17 @@ impl Storage for Disk {
 
     fn kind(&self, path: &Path) -> io::Result<Kind> {
         Ok(kind(fs::symlink_metadata(path)?.file_type()))
+    }
+
+    #[cfg(unix)]
+    fn free_space(&self, path: &Path) -> io::Result<Option<u64>> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(Some(found.f_bavail.saturating_mul(found.f_frsize)))
+    }
+
+    #[cfg(not(unix))]
+    fn free_space(&self, _: &Path) -> io::Result<Option<u64>> {
+        Ok(None)
     }
 }
 

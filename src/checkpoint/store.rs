@@ -502,6 +502,33 @@ impl Store {
         Ok(info)
     }
 
+    /// Checks that files can be written, and that there is room for two checkpoints of so many bytes: a save needs its own
+    /// before rotation gives back another's. One that is there already is one of the two.
+    pub(crate) fn check_room(&mut self, bytes: u64) -> Result<()> {
+        self.check_place()?;
+        let probe = self.temporary_dir()?;
+        let file = probe.join("probe");
+        let written = self.storage.write_new(&file, b"room?").map_err(|error| Error::io("write", &file, error));
+        let _ = self.storage.remove_dir_all(&probe);
+        written?;
+        let free =
+            self.storage.free_space(&self.dir).map_err(|error| Error::io("ask for the room at", &self.dir, error))?;
+        let wanted = if self.checkpoints.is_empty() { bytes.saturating_mul(2) } else { bytes };
+        match free {
+            Some(free) if free < wanted => {
+                let message = format!(
+                    "{}: found room for {:.1} MB, expected {:.1} MB for {} of this model with its optimiser's state",
+                    self.dir.display(),
+                    free as f64 / 1e6,
+                    wanted as f64 / 1e6,
+                    if self.checkpoints.is_empty() { "two checkpoints" } else { "another checkpoint" }
+                );
+                Err(Error::new(ErrorKind::Io, message))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Checks that the directory is still the one that was opened. One that was removed is not made again, since where it was
     /// may be the empty place of a disk that is gone; one that others made there is taken over with its lock.
     fn check_place(&mut self) -> Result<()> {

@@ -113,6 +113,11 @@ impl<D: Device> Optimizer<D> {
         }))
     }
 
+    /// How many values are remembered for each one of this parameter.
+    pub(crate) fn moments_of(&self, name: &str) -> usize {
+        if self.config.is_frozen(name) { 0 } else { self.config.rule(self.config.rule_of(name)).moments().len() }
+    }
+
     /// For each parameter, whether the last update left its gradient zero; empty if there was none since the last call.
     pub(crate) fn take_spent(&mut self) -> Vec<bool> {
         std::mem::take(&mut self.spent)

@@ -151,6 +151,11 @@ impl EventWriter {
         self.file.sync_data().map_err(|error| Error::io("sync", &self.path, error))
     }
 
+    /// The file, to sync in another thread.
+    pub(crate) fn file(&self) -> (PathBuf, std::io::Result<File>) {
+        (self.path.clone(), self.file.try_clone())
+    }
+
     fn values(&mut self, values: Vec<Summary_Value>, step: u64, time: SystemTime) -> Result<()> {
         let mut summary = Summary::new();
         summary.set_value(values.into());

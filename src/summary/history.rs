@@ -196,6 +196,11 @@ impl HistoryWriter {
         self.attempt(|file| file.get_ref().sync_data());
     }
 
+    /// The file, to sync in another thread.
+    pub(crate) fn file(&self) -> Option<(PathBuf, io::Result<File>)> {
+        self.file.as_ref().map(|file| (self.path.clone(), file.get_ref().try_clone()))
+    }
+
     fn attempt(&mut self, write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>) {
         if let Some(file) = &mut self.file
             && let Err(error) = write(file)

@@ -107,6 +107,11 @@ impl SummaryWriter {
         self.attempt(EventWriter::sync);
     }
 
+    /// The file in use, to sync in another thread.
+    pub(crate) fn file(&self) -> Option<(PathBuf, std::io::Result<std::fs::File>)> {
+        self.events.as_ref().map(EventWriter::file)
+    }
+
     fn attempt(&mut self, write: impl FnOnce(&mut EventWriter) -> Result<()>) {
         if let Some(events) = &mut self.events
             && let Err(error) = write(events)

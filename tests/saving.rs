@@ -1,0 +1,204 @@
+//! Saves beside training, what runs after a save, and signals.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use common::{Line, in_dir, points, train_data};
+use elistimator::prelude::*;
+
+fn inputs() -> Inputs {
+    Inputs::train(train_data()).validation(points(17).batch(4))
+}
+
+fn steps_on_disk(dir: &Path) -> Vec<u64> {
+    in_dir(dir).build().unwrap().checkpoints().unwrap().iter().map(|info| info.step).collect()
+}
+
+#[test]
+fn saves_in_the_background_are_the_same_checkpoints() {
+    let (beside, blocking) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (dir, background) in [(&beside, true), (&blocking, false)] {
+        let builder = in_dir(dir.path()).save_every(Every::Steps(7)).max_to_keep(3).background_saving(background);
+        let mut estimator = builder.build().unwrap();
+        estimator.setup(inputs()).unwrap().train_until(40).unwrap();
+        if background {
+            assert_eq!(estimator.wait_for_save().unwrap().map(|info| info.step), Some(35));
+            assert_eq!(estimator.wait_for_save().unwrap(), None, "told once");
+        }
+    }
+    assert_eq!(steps_on_disk(beside.path()), [21, 28, 35]);
+    assert_eq!(steps_on_disk(blocking.path()), [21, 28, 35]);
+    for step in [21, 28, 35] {
+        let hashes = |dir: &Path| {
+            let builder = Builder::<Line, Cpu>::from_disk(dir, Which::Step(step)).unwrap();
+            builder.build().unwrap().hashes().unwrap()
+        };
+        assert_eq!(hashes(beside.path()), hashes(blocking.path()), "step {step}");
+    }
+}
+
+#[test]
+fn a_save_in_the_background_is_of_the_moment_it_was_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train_steps(5).unwrap();
+    let expected = estimator.hashes().unwrap();
+    estimator.save_ckpt_in_background().unwrap().train_steps(30).unwrap();
+    // Verbs that need the directory wait for it by themselves.
+    estimator.restore_ckpt(5).unwrap();
+    assert_eq!(estimator.hashes().unwrap(), expected);
+}
+
+#[test]
+fn an_estimator_that_is_dropped_brings_its_save_to_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train_steps(5).unwrap().save_ckpt_in_background().unwrap();
+    drop(estimator);
+    assert_eq!(steps_on_disk(dir.path()), [5]);
+}
+
+#[test]
+fn a_save_that_fails_in_the_background_comes_back_as_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).save_every(Every::Steps(4)).background_saving(true).build().unwrap();
+    estimator.setup(inputs()).unwrap().train_until(4).unwrap().wait_for_save().unwrap();
+    let checkpoints = dir.path().join("checkpoints");
+    std::fs::rename(&checkpoints, dir.path().join("elsewhere")).unwrap();
+    let error = estimator.train_until(40).map(|_| ()).and_then(|()| estimator.wait_for_save()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Io);
+    assert!(error.to_string().contains("in the background") && error.to_string().contains("checkpoints"), "{error}");
+    let done = estimator.global_step();
+
+    std::fs::rename(dir.path().join("elsewhere"), &checkpoints).unwrap();
+    estimator.train_until(done + 8).unwrap().wait_for_save().unwrap();
+    assert!(steps_on_disk(dir.path()).contains(&4), "the earlier one is as it was");
+    assert!(steps_on_disk(dir.path()).len() > 1, "and saving goes on");
+}
+
+#[test]
+fn a_closure_runs_after_each_save_of_a_verb_once_it_is_on_the_disk() {
+    for background in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut estimator =
+            in_dir(dir.path()).save_every(Every::Steps(5)).background_saving(background).build().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (copy, path) = (Arc::clone(&seen), dir.path().to_owned());
+        estimator.after_save(move |estimator, info| {
+            let on_disk = Elistimator::<Line>::from_disk(&path)?.checkpoints()?;
+            assert!(on_disk.iter().any(|found| found.step == info.step), "step {}", info.step);
+            // All verbs are at hand.
+            estimator.validate()?;
+            copy.lock().unwrap().push(info.step);
+            Ok(())
+        });
+        estimator.setup(inputs()).unwrap().train_until(22).unwrap().wait_for_save().unwrap();
+        assert_eq!(*seen.lock().unwrap(), [5, 10, 15, 20], "background: {background}");
+        estimator.save_ckpt().unwrap();
+        assert_eq!(seen.lock().unwrap().len(), 4, "not after the saves of your own");
+    }
+}
+
+#[test]
+fn errors_and_panics_after_a_save_end_the_verb_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).save_every(Every::Steps(5)).build().unwrap();
+    estimator.setup(inputs()).unwrap();
+    estimator.after_save(|_, _| Err(Error::new(ErrorKind::InvalidArgument, "enough")));
+    let error = estimator.train_until(40).unwrap_err();
+    assert!(error.to_string().contains("enough"), "{error}");
+    assert_eq!(estimator.global_step(), 5);
+    estimator.after_save(|_, _| panic!("oh no"));
+    let error = estimator.train_until(40).unwrap_err();
+    assert!(error.to_string().contains("oh no") && error.to_string().contains("step 10"), "{error}");
+    estimator.after_save(|_, _| Ok(()));
+    estimator.train_until(40).unwrap();
+
+    let unbroken_dir = tempfile::tempdir().unwrap();
+    let mut unbroken = in_dir(unbroken_dir.path()).build().unwrap();
+    unbroken.setup(inputs()).unwrap().train_until(40).unwrap();
+    assert_eq!(estimator.hashes().unwrap(), unbroken.hashes().unwrap());
+}
+
+const DIR: &str = "ELISTIMATOR_TEST_INTERRUPTED_DIR";
+
+/// The child of the tests below: trains until a signal comes.
+#[test]
+#[ignore = "run by the tests below"]
+fn interrupted_child() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let builder = in_dir(Path::new(&dir)).handle_interrupts(true).save_on_error(true);
+    let mut estimator = builder.resume_or_start().unwrap();
+    // Slow enough that the second signal comes while the first is not yet looked at.
+    let slow = train_data().map(|record| {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        Ok(record)
+    });
+    estimator.setup(Inputs::train(slow)).unwrap();
+    println!("READY");
+    let error = estimator.train_until(u64::MAX).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    // Everything is still usable.
+    let step = estimator.global_step();
+    estimator.train_steps(1).unwrap();
+    assert_eq!(estimator.global_step(), step + 1);
+    println!("DONE {step}");
+}
+
+fn start(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["interrupted_child", "--exact", "--ignored", "--nocapture"])
+        .env(DIR, dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("READY") {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "the child ended before it was ready");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    (child, output)
+}
+
+fn signal(child: &Child, name: &str) {
+    let status = Command::new("kill").args([name, &child.id().to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_ends_the_verb_after_its_batch_and_leaves_all_usable() {
+    for name in ["-TERM", "-INT"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut child, mut output) = start(dir.path());
+        signal(&child, name);
+        let mut rest = String::new();
+        output.read_to_string(&mut rest).unwrap();
+        assert!(child.wait().unwrap().success(), "{name}: {rest}");
+        let step: u64 = rest.split("DONE ").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+        assert!(step > 0);
+        assert_eq!(steps_on_disk(dir.path()), [step], "saved on the error, as was asked for");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_second_signal_ends_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, _output) = start(dir.path());
+    signal(&child, "-STOP");
+    // Both are waiting when it goes on; the same signal twice would count as one.
+    signal(&child, "-INT");
+    signal(&child, "-TERM");
+    signal(&child, "-CONT");
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+}
