@@ -142,7 +142,7 @@ impl Logs {
     }
 
     /// Hands everything to the operating system, and returns the files for somebody else to wait for.
-    pub(crate) fn to_sync(&mut self) -> Vec<(PathBuf, File)> {
+    pub(crate) fn files_to_sync(&mut self) -> Vec<(PathBuf, File)> {
         self.flush();
         let writers = self.writers.values().filter_map(SummaryWriter::file);
         let history = self.history.as_ref().and_then(|(history, _)| history.file());

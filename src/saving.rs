@@ -80,7 +80,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// That of the earlier save, if it failed; those of reading the state.
     pub fn save_ckpt_in_background(&mut self) -> Result<&mut Self> {
         self.wait_for_save()?;
-        let curves = self.logs.to_sync();
+        let curves = self.logs.files_to_sync();
         let snapshot = self.snapshot()?;
         let retention = self.options.retention.clone();
         let monitor = self.options.monitor.clone();

@@ -1,6 +1,6 @@
 //! A run that is killed at random moments and started again with the same command is the run that was never killed: weights,
 //! optimiser, metrics, and curves. 25 kills; `ELISTIMATOR_KILLS=500` for the long run.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 use std::path::Path;
 use std::process::{Command, Stdio};

@@ -13,16 +13,20 @@ use crate::{Device, ModelResult};
 /// Values in one piece of a sum: fixed, so that the result does not depend on the threads.
 const CHUNK: usize = 1 << 15;
 
-type Flat<D> = Tensor<(usize,), D, NoneTape>;
+pub(super) type Flat<D> = Tensor<(usize,), D, NoneTape>;
 
 /// The gradient as a tensor of its own.
-fn read<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>) -> ModelResult<Flat<D>> {
+pub(super) fn read<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>) -> ModelResult<Flat<D>> {
     let identity = parameter.identity();
     gradients.get_or_alloc_mut(&identity)?;
     Ok(gradients.get(&identity))
 }
 
-fn write<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>, values: Flat<D>) -> ModelResult<()> {
+pub(super) fn write<D: Device>(
+    parameter: &Parameter<D>,
+    gradients: &mut Gradients<D>,
+    values: Flat<D>,
+) -> ModelResult<()> {
     let identity = parameter.identity();
     let mut fresh = identity.clone().trace(Gradients::leaky()).try_mul(values)?.try_sum::<(), _>()?.try_backward()?;
     std::mem::swap(gradients.get_or_alloc_mut(&identity)?, fresh.get_or_alloc_mut(&identity)?);

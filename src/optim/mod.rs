@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod average;
+mod composed;
 mod config;
 mod early_stopping;
 mod gradient;

@@ -9,8 +9,8 @@ use rayon::prelude::*;
 use crate::nn::backend::Backend;
 use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
-use crate::optim::{Adagrad, Ftrl, Lamb, gradient};
-use crate::{Device, Error, ErrorKind, ModelResult};
+use crate::optim::{Adagrad, Ftrl, Lamb, composed, gradient};
+use crate::{Device, ModelResult};
 
 /// Where the state of the parameters is: one set of buffers for each moment.
 pub(crate) type Moments<D> = [Gradients<D>; 2];
@@ -93,8 +93,15 @@ fn stock<D: Device>(
     learning_rate: f64,
     parameter: &mut Parameter<D>,
     gradients: &mut Gradients<D>,
-    [first, second]: &mut Moments<D>,
+    moments: &mut Moments<D>,
 ) -> ModelResult<()> {
+    match rule {
+        Rule::Adagrad(rule) => return composed::adagrad(rule, learning_rate, parameter, gradients, moments),
+        Rule::Ftrl(rule) => return composed::ftrl(rule, learning_rate, parameter, gradients, moments),
+        Rule::Lamb(rule) => return composed::lamb(step, rule, learning_rate, parameter, gradients, moments),
+        Rule::Sgd(_) | Rule::Adam(_) | Rule::RmsProp(_) => {}
+    }
+    let [first, second] = moments;
     let identity = parameter.identity();
     // The ghost has the identity without the storage, which the update would otherwise have to copy.
     let ghost = identity.ghost();
@@ -135,11 +142,7 @@ fn stock<D: Device>(
             let mut unused = gradient.clone();
             parameter.update(|tensor| Ok(config.try_update(tensor, velocity, square, &mut unused, gradient)?))
         }
-        Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => {
-            let message =
-                "Adagrad, FTRL and LAMB run on the CPU only so far; on other devices use Sgd, Adam or RmsProp";
-            Err(Error::new(ErrorKind::Unsupported, message).into())
-        }
+        Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => Ok(()),
     }
 }
 
@@ -421,7 +424,7 @@ mod tests {
     #[test]
     fn the_fused_pass_computes_what_the_stock_kernels_do() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
-        let rules: [OptimizerConfig; 8] = [
+        let rules: [OptimizerConfig; 12] = [
             Sgd::new(0.1).into(),
             Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
             Sgd::new(0.1).momentum(0.9).nesterov(true).into(),
@@ -430,6 +433,10 @@ mod tests {
             Adam::new(0.01).decoupled_weight_decay(0.1).into(),
             RmsProp::new(0.01).into(),
             RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
+            Adagrad::new(0.1).into(),
+            Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
+            Lamb::new(0.01).into(),
+            Lamb::new(0.01).weight_decay(0.1).into(),
         ];
         for len in [3, CHUNK + 5] {
             let start: Vec<f32> = (0..len).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();

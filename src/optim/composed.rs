@@ -1,0 +1,92 @@
+//! Adagrad, FTRL and LAMB composed of dfdx operations, for devices on which they have no kernel of their own.
+//!
+//! Nothing is read from the device. Formulas are at [`Adagrad`], [`Ftrl`] and [`Lamb`].
+
+use dfdx::tensor_ops::{BroadcastTo, ChooseFrom, SumTo, TryAdd, TryDiv, TryGt, TryMul, TrySub};
+
+use super::gradient::{Flat, read, write};
+use super::update::Moments;
+use crate::nn::{Gradients, Parameter};
+use crate::optim::{Adagrad, Ftrl, Lamb};
+use crate::{Device, ModelResult};
+
+fn weights<D: Device>(parameter: &Parameter<D>) -> Flat<D> {
+    parameter.flat()
+}
+
+/// `w += factor * change`.
+fn move_by<D: Device>(parameter: &mut Parameter<D>, change: &Flat<D>, factor: f64) -> ModelResult<()> {
+    parameter.update(|tensor| Ok(tensor.try_axpy(1.0, change, factor)?))
+}
+
+pub(super) fn adagrad<D: Device>(
+    rule: &Adagrad,
+    learning_rate: f64,
+    parameter: &mut Parameter<D>,
+    gradients: &mut Gradients<D>,
+    [sum, _]: &mut Moments<D>,
+) -> ModelResult<()> {
+    let gradient = read(parameter, gradients)?;
+    let decay = weights(parameter).try_mul(rule.weight_decay as f32)?;
+    let gradient = gradient.try_add(decay)?;
+    let total = read(parameter, sum)?.try_add(gradient.clone().try_square()?)?;
+    let root = total.clone().try_add(rule.initial_accumulator as f32)?.try_sqrt()?.try_add(rule.epsilon as f32)?;
+    write(parameter, sum, total)?;
+    move_by(parameter, &gradient.try_div(root)?, -learning_rate)
+}
+
+pub(super) fn ftrl<D: Device>(
+    rule: &Ftrl,
+    learning_rate: f64,
+    parameter: &mut Parameter<D>,
+    gradients: &mut Gradients<D>,
+    [sum, linear]: &mut Moments<D>,
+) -> ModelResult<()> {
+    let gradient = read(parameter, gradients)?;
+    let before = read(parameter, sum)?;
+    let total = before.clone().try_add(gradient.clone().try_square()?)?;
+    let root = |sum: Flat<D>| -> ModelResult<Flat<D>> { Ok(sum.try_add(rule.initial_accumulator as f32)?.try_sqrt()?) };
+    let after = root(total.clone())?;
+    let sigma = after.clone().try_sub(root(before)?)?.try_div(learning_rate as f32)?;
+    let pulled = gradient.try_sub(sigma.try_mul(weights(parameter))?)?;
+    let z = read(parameter, linear)?.try_add(pulled)?;
+    write(parameter, sum, total)?;
+    write(parameter, linear, z.clone())?;
+    // `sign(z) * l1 - z` where `|z| > l1`, and exactly 0 elsewhere.
+    let shrunk = z.clone().try_clamp(-rule.l1 as f32, rule.l1 as f32)?.try_sub(z)?;
+    let quadratic = after.try_div(learning_rate as f32)?.try_add(2.0 * rule.l2 as f32)?;
+    let target = shrunk.try_div(quadratic)?;
+    parameter.update(|tensor| Ok(tensor.try_axpy(0.0, &target, 1.0)?))
+}
+
+pub(super) fn lamb<D: Device>(
+    step: u64,
+    rule: &Lamb,
+    learning_rate: f64,
+    parameter: &mut Parameter<D>,
+    gradients: &mut Gradients<D>,
+    [first, second]: &mut Moments<D>,
+) -> ModelResult<()> {
+    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+    let [b1, b2] = rule.betas.map(|beta| beta as f32);
+    let [c1, c2] = rule.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
+    let gradient = read(parameter, gradients)?;
+    let m = read(parameter, first)?.try_mul(b1)?.try_add(gradient.clone().try_mul(1.0 - b1)?)?;
+    let v = read(parameter, second)?.try_mul(b2)?.try_add(gradient.try_square()?.try_mul(1.0 - b2)?)?;
+    write(parameter, first, m.clone())?;
+    write(parameter, second, v.clone())?;
+    let w = weights(parameter);
+    let root = v.try_mul(c2)?.try_sqrt()?.try_add(rule.epsilon as f32)?;
+    let decay = w.clone().try_mul(rule.weight_decay as f32)?;
+    let direction = m.try_mul(c1)?.try_div(root)?.try_add(decay)?;
+
+    // The ratio of the norms, or 1 where one of them is 0; on the device, so that nothing waits for it.
+    let ww = w.try_square()?.try_sum::<(), _>()?;
+    let uu = direction.clone().try_square()?.try_sum::<(), _>()?;
+    let device = ww.device().clone();
+    let one = device.try_ones_like(&())?;
+    let both = ww.clone().try_mul(uu.clone())?;
+    let ratio = both.try_gt(0.0)?.try_choose(ww.try_div(uu)?.try_sqrt()?, one)?;
+    let change = direction.try_mul(ratio.try_broadcast_like(&(parameter.len(),))?)?;
+    move_by(parameter, &change, -learning_rate)
+}
