@@ -183,3 +183,56 @@ fn a_refused_setup_is_an_error() {
     assert!(outcome.errors.iter().all(|error| error.contains("lock")), "{:?}", outcome.errors);
     assert!(outcome.saved.is_empty() && outcome.errors.len() == 5 && outcome.is_success);
 }
+
+/// Faults 6 and 7 on the real disk: that every file is synced, and the directory with their names, before the checkpoint gets
+/// its name, and the directory with that name afterwards. What a power cut would do otherwise is in the tests of the store.
+/// For: the sync of files, the sync of directories.
+#[test]
+fn everything_is_synced_before_it_has_its_name() {
+    if tool("strace", &["-V"]).is_none() {
+        return;
+    }
+    let dir = fast_dir();
+    let log = dir.path().join("log");
+    let run_dir = dir.path().join("run");
+    let trace = "trace=?openat,?open,?fsync,?fdatasync,?rename,?renameat,?renameat2";
+    let outcome = run(&["-y", "-s", "4096", "-e", trace, "-e", "signal=none", "-o", text(&log)], &run_dir);
+    if !outcome.is_success {
+        return crate::support::skipped(&format!("strace: {}", outcome.stderr));
+    }
+    let checkpoints = run_dir.join("checkpoints");
+    let log = fs::read_to_string(&log).unwrap();
+    let (mut made, mut synced) = (BTreeSet::new(), BTreeSet::new());
+    let (mut commits, mut pending) = (0, false);
+    for line in log.lines().filter(|line| line.contains(text(&checkpoints)) && line.trim_end().ends_with(|c| c != '?'))
+    {
+        let call = line.split_once(' ').unwrap().1.trim();
+        let quoted: Vec<&str> = call.split('"').skip(1).step_by(2).collect();
+        if call.starts_with("open") && call.contains("O_CREAT") && call.contains("/.tmp-") {
+            made.insert(quoted[0].to_owned());
+        } else if call.starts_with("fsync") || call.starts_with("fdatasync") {
+            let path = call.split_once('<').unwrap().1.split_once('>').unwrap().0;
+            synced.insert(path.to_owned());
+            pending &= path != text(&checkpoints);
+        } else if call.starts_with("rename") {
+            assert!(!pending, "the name of the last checkpoint was not synced before {call}");
+            let (from, to) = (quoted[0], quoted[1]);
+            if to.contains("model_iter-")
+                && !to.ends_with(".replaced")
+                && from.contains("/.tmp-")
+                && !to.contains(".bin")
+            {
+                let files: Vec<&String> = made.iter().filter(|path| path.starts_with(from)).collect();
+                assert!(files.len() >= 4, "{from}: {files:?}");
+                for file in files {
+                    assert!(synced.contains(file), "{file} was not synced before {call}");
+                }
+                assert!(synced.contains(from), "{from} was not synced before {call}");
+                (commits, pending) = (commits + 1, true);
+                synced.clear();
+            }
+        }
+    }
+    assert_eq!(commits, 4, "{log}");
+    assert!(!pending);
+}
