@@ -74,7 +74,7 @@ impl<D: Device> Net<D> {
             return net.logits.forward(net.second.forward(net.first.forward(x)?)?);
         }
         let Some(net) = &self.lstm else { return Err(ModelError::msg("no network")) };
-        let (outputs, _) = net.lstm.run(x.try_reshape_like(&(batch, 32, 300))?, &vec![32; batch])?;
+        let (outputs, _) = net.lstm.run(x.try_reshape_like(&(batch, 32, 300))?, &vec![32; batch], None)?;
         net.logits.forward(outputs.try_reshape_like(&(batch * 32, 200))?)
     }
 }

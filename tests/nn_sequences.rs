@@ -5,6 +5,7 @@ mod nn_support;
 
 use dfdx::shapes::Const;
 use dfdx::tensor::{Merge, PutTape, SplitTape};
+use dfdx::tensor_ops::{BroadcastTo, SumTo, TryAdd, TryMul};
 use dfdx::tensor_ops::{ReshapeTo, TryConcatAlong};
 use elistimator::device::Cpu;
 use elistimator::nn::backend::{Cell, Direction, Recurrence};
@@ -180,7 +181,7 @@ macro_rules! check_recurrent {
             let recurrence = Recurrence { cell: $cell, hidden, lengths: &lengths, input_gradient: true };
             let stock = |l: &$Layer<Cpu>, x: Traced<(usize, usize, usize)>| {
                 let initial = (state(5), ($cell == Cell::Lstm).then(|| state(6)));
-                let run = reference::recurrent(x, &[direction(&l.weights, false)], Some(initial), &recurrence)?;
+                let run = reference::recurrent(x, &[direction(&l.weights, false)], vec![initial], &recurrence)?;
                 let states = run.states.into_iter().flat_map(|(h, c)| [Some(h), c]).flatten();
                 Ok(joined(run.outputs, states.map(|s| s.put_tape(StepTape::<Cpu>::default())).collect()))
             };
@@ -193,12 +194,37 @@ macro_rules! check_recurrent {
             let mut both = $Both::new(&cpu(), inputs, hidden).unwrap();
             randomize(&mut both, 0.7);
             let f = |l: &$Both<Cpu>, x: Traced<(usize, usize, usize)>| {
-                let (outputs, states) = l.run(x, &lengths)?;
+                // Initial states that follow from the input, so that their gradients are seen too.
+                let (x, tape) = x.split_tape();
+                let first = |seed: u64| -> elistimator::ModelResult<_> {
+                    let sum = x.retaped::<StepTape<Cpu>>().try_sum::<(), _>()?.try_mul(0.1)?;
+                    let rows: Traced<(usize, usize)> = sum.try_broadcast_like(&(batch, hidden))?;
+                    Ok(rows.try_add(state(seed))?)
+                };
+                let of = |seed: u64| -> elistimator::ModelResult<_> {
+                    let cell = ($cell == Cell::Lstm).then(|| first(seed + 1)).transpose()?;
+                    Ok(RecurrentState { hidden: first(seed)?, cell })
+                };
+                let initial = [of(5)?, of(7)?];
+                let (outputs, states) = l.run(x.put_tape(tape), &lengths, Some(initial))?;
                 Ok(joined(outputs, states.into_iter().flat_map(|s| [Some(s.hidden), s.cell]).flatten().collect()))
             };
             let stock = |l: &$Both<Cpu>, x: Traced<(usize, usize, usize)>| {
                 let directions = [direction(&l.forward, false), direction(&l.backward, true)];
-                let run = reference::recurrent(x, &directions, None, &recurrence)?;
+                let (x, mut tape) = x.split_tape();
+                let mut first = |seed: u64| -> elistimator::ModelResult<Tensor<(usize, usize), Cpu>> {
+                    let sum = x.retaped::<StepTape<Cpu>>().try_sum::<(), _>()?.try_mul(0.1)?;
+                    let rows: Traced<(usize, usize)> = sum.try_broadcast_like(&(batch, hidden))?;
+                    let (rows, own) = rows.try_add(state(seed))?.split_tape();
+                    tape = std::mem::take(&mut tape).merge(own);
+                    Ok(rows)
+                };
+                let mut initial = Vec::new();
+                for seed in [5, 7] {
+                    let h = first(seed)?;
+                    initial.push((h, ($cell == Cell::Lstm).then(|| first(seed + 1)).transpose()?));
+                }
+                let run = reference::recurrent(x.put_tape(tape), &directions, initial, &recurrence)?;
                 let states = run.states.into_iter().flat_map(|(h, c)| [Some(h), c]).flatten();
                 Ok(joined(run.outputs, states.map(|s| s.put_tape(StepTape::<Cpu>::default())).collect()))
             };
@@ -208,12 +234,24 @@ macro_rules! check_recurrent {
                 check_finite_differences(&mut both, &x, shape, 1e-2, f);
             }
             let lengths: &[usize] = &lengths;
-            let evaluated = both.forward((tensor(&x, shape), lengths)).unwrap();
+            let first = |seed: u64| {
+                let sum = x.iter().sum::<f32>() * 0.1;
+                tensor(&noise(batch * hidden, seed).iter().map(|v| v + sum).collect::<Vec<_>>(), (batch, hidden))
+            };
+            let of = |seed: u64| RecurrentState {
+                hidden: first(seed),
+                cell: ($cell == Cell::Lstm).then(|| first(seed + 1)),
+            };
+            let (evaluated, _) = both.run(tensor(&x, shape), lengths, Some([of(5), of(7)])).unwrap();
+            let plain = both.forward((tensor(&x, shape), lengths)).unwrap();
+            assert_eq!(plain.as_vec(), both.run(tensor(&x, shape), lengths, None).unwrap().0.as_vec());
             if length == 0 {
                 continue;
             }
             let evaluated = evaluated.as_vec();
-            assert_eq!(evaluated[..], found.y[..evaluated.len()]);
+            for (evaluated, trained) in evaluated.iter().zip(&found.y) {
+                assert!((evaluated - trained).abs() < 1e-5, "{evaluated}, expected {trained}");
+            }
             for (row, end) in lengths.iter().enumerate() {
                 let after = &evaluated[(row * length + end) * 2 * hidden..(row + 1) * length * 2 * hidden];
                 assert!(after.iter().all(|v| *v == 0.0), "zero after the end");

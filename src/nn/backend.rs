@@ -278,12 +278,12 @@ pub trait Backend:
         reference::embedding_bag(weight, ids, sizes, factors, tape)
     }
 
-    /// A recurrent layer in one or two directions over `(batch, length, inputs)`. The initial state, if any, is that of the
-    /// first direction.
+    /// A recurrent layer in one or two directions over `(batch, length, inputs)`. The initial states are those of the
+    /// directions, or none.
     fn recurrent<T: Tape<f32, Self>>(
         x: Sequences<Self, T>,
         directions: &[Direction<'_, Self>],
-        initial: Option<State<Self>>,
+        initial: Vec<State<Self>>,
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>>
     where
@@ -435,7 +435,7 @@ impl Backend for Cpu {
     fn recurrent<T: Tape<f32, Self>>(
         x: Sequences<Self, T>,
         directions: &[Direction<'_, Self>],
-        initial: Option<State<Self>>,
+        initial: Vec<State<Self>>,
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>> {
         cpu::recurrent(x, directions, initial, recurrence)

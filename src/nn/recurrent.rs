@@ -149,7 +149,7 @@ macro_rules! recurrent {
                     &[self.weights.direction(false)],
                     ($name, $cell, self.inputs.size(), self.hidden.size(), self.input_gradient),
                     lengths,
-                    state,
+                    state.into_iter().collect(),
                 )?;
                 let outputs = run.outputs.try_reshape_like(&(batch, length, self.hidden))?;
                 let state = last_state(&run.states, 0, batch, self.hidden)?;
@@ -171,8 +171,9 @@ macro_rules! recurrent {
                 $Builder { inputs, hidden, options: Options::default(), device: PhantomData }
             }
 
-            /// Runs over sequences of `(batch, length, inputs)` of which the first `lengths` steps are real. The outputs
-            /// have twice the hidden size, forward first. The states are those of the forward and the backward direction.
+            /// Runs over sequences of `(batch, length, inputs)` of which the first `lengths` steps are real, from
+            /// the states of the forward and the backward direction, or from zeros. The outputs have twice the hidden size, forward
+            /// first. The states that it returns are again those of the two directions, each after its last step.
             ///
             /// # Errors
             /// When a size or length is impossible.
@@ -181,6 +182,7 @@ macro_rules! recurrent {
                 &self,
                 x: Tensor<(B, L, I), D, T>,
                 lengths: &[usize],
+                states: Option<[RecurrentState<B, H, D, T>; 2]>,
             ) -> ModelResult<(Tensor<(B, L, usize), D, T>, [RecurrentState<B, H, D, T>; 2])> {
                 let (batch, length, _) = *x.shape();
                 let run = run::<B, L, I, H, D, T>(
@@ -188,7 +190,7 @@ macro_rules! recurrent {
                     &[self.forward.direction(false), self.backward.direction(true)],
                     ($name, $cell, self.inputs.size(), self.hidden.size(), self.input_gradient),
                     lengths,
-                    None,
+                    states.map(Vec::from).unwrap_or_default(),
                 )?;
                 let outputs = run.outputs.try_reshape_like(&(batch, length, 2 * self.hidden.size()))?;
                 let forward = last_state(&run.states, 0, batch, self.hidden)?;
@@ -319,7 +321,7 @@ macro_rules! recurrent {
 
             fn forward(&self, x: Tensor<(B, L, I), D, T>) -> ModelResult<Self::Output> {
                 let lengths = vec![x.shape().1.size(); x.shape().0.size()];
-                Ok(self.run(x, &lengths)?.0)
+                Ok(self.run(x, &lengths, None)?.0)
             }
         }
 
@@ -336,7 +338,7 @@ macro_rules! recurrent {
             type Output = Tensor<(B, L, usize), D, T>;
 
             fn forward(&self, (x, lengths): (Tensor<(B, L, I), D, T>, &[usize])) -> ModelResult<Self::Output> {
-                Ok(self.run(x, lengths)?.0)
+                Ok(self.run(x, lengths, None)?.0)
             }
         }
     };
@@ -455,7 +457,7 @@ fn run<B: Dim, L: Dim, I: Dim, H: Dim, D: Device, T: Tape<f32, D>>(
     directions: &[Direction<'_, D>],
     (name, cell, inputs, hidden, input_gradient): (&str, Cell, usize, usize, bool),
     lengths: &[usize],
-    state: Option<RecurrentState<B, H, D, T>>,
+    states: Vec<RecurrentState<B, H, D, T>>,
 ) -> ModelResult<RecurrentRun<D, T>> {
     let (batch, length, found) = (x.shape().0.size(), x.shape().1.size(), x.shape().2.size());
     if found != inputs {
@@ -465,8 +467,8 @@ fn run<B: Dim, L: Dim, I: Dim, H: Dim, D: Device, T: Tape<f32, D>>(
     }
     check_lengths(name, lengths, batch, length)?;
     let (x, mut tape) = x.try_reshape_like(&(batch, length, inputs))?.split_tape();
-    let mut initial = None;
-    if let Some(state) = state {
+    let mut initial = Vec::new();
+    for state in states {
         let mut take = |tensor: Tensor<(B, H), D, T>| -> ModelResult<_> {
             let dims = (tensor.shape().0.size(), tensor.shape().1.size());
             if dims != (batch, hidden) {
@@ -479,12 +481,12 @@ fn run<B: Dim, L: Dim, I: Dim, H: Dim, D: Device, T: Tape<f32, D>>(
             tape = std::mem::take(&mut tape).merge(state_tape);
             Ok(tensor)
         };
-        let hidden = take(state.hidden)?;
+        let first = take(state.hidden)?;
         let cell_state = state.cell.map(&mut take).transpose()?;
         if (cell == Cell::Lstm) != cell_state.is_some() {
             return Err(ModelError::msg(format!("{name}: found an initial state of another kind of layer")));
         }
-        initial = Some((hidden, cell_state));
+        initial.push((first, cell_state));
     }
     let recurrence = Recurrence { cell, hidden, lengths, input_gradient };
     D::recurrent(x.put_tape(tape), directions, initial, &recurrence)

@@ -27,7 +27,7 @@ impl<D: Device> TaggerNet<D> {
         ids: Ids<(usize, usize), T>,
         lengths: &[usize],
     ) -> ModelResult<Tensor<(usize, usize), D, T>> {
-        let (outputs, _) = self.lstm.run(self.words.forward(ids)?, lengths)?;
+        let (outputs, _) = self.lstm.run(self.words.forward(ids)?, lengths, None)?;
         let (batch, length, size) = *outputs.shape();
         self.tags.forward(outputs.try_reshape_like(&(batch * length, size))?)
     }

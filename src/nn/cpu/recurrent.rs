@@ -245,7 +245,7 @@ struct Gradients<'a> {
 pub(crate) fn recurrent<T: Tape<f32, Cpu>>(
     x: Sequences<Cpu, T>,
     directions: &[Direction<'_, Cpu>],
-    initial: Option<State<Cpu>>,
+    initial: Vec<State<Cpu>>,
     recurrence: &Recurrence<'_>,
 ) -> ModelResult<RecurrentRun<Cpu, T>> {
     let Recurrence { cell, hidden, lengths, input_gradient } = *recurrence;
@@ -254,7 +254,7 @@ pub(crate) fn recurrent<T: Tape<f32, Cpu>>(
     let packed = Packed::new(lengths, length);
     let runs: Vec<Run> =
         directions.iter().map(|direction| Run::new(direction, cell, inputs, hidden)).collect::<ModelResult<_>>()?;
-    let initial_values = initial.as_ref().map(|(h, c)| -> ModelResult<_> {
+    let initial_values = initial.iter().map(|(h, c)| -> ModelResult<_> {
         let copy = |tensor: &super::super::backend::Rows<Cpu>| -> ModelResult<Scratch> {
             Ok(Scratch::copy_of(&tensor.clone().try_contiguous()?))
         };
@@ -266,15 +266,15 @@ pub(crate) fn recurrent<T: Tape<f32, Cpu>>(
             },
         ))
     });
-    let initial_values = initial_values.transpose()?;
+    let initial_values: Vec<(Scratch, Scratch)> = initial_values.collect::<ModelResult<_>>()?;
 
     let values = Scratch::copy_of(&x);
     let traces: Vec<Trace> = runs
         .par_iter()
         .enumerate()
         .map(|(number, run)| {
-            let initial = initial_values.as_ref().filter(|_| number == 0);
-            run.forward(&packed, &values, initial.map(|(h, c)| (&h[..], &c[..])))
+            let initial = initial_values.get(number).map(|(h, c)| (&h[..], &c[..]));
+            run.forward(&packed, &values, initial)
         })
         .collect();
     drop(values);
@@ -301,23 +301,19 @@ pub(crate) fn recurrent<T: Tape<f32, Cpu>>(
         return Ok(RecurrentRun { outputs: outputs.put_tape(tape), states });
     }
 
-    // Gradients come as the tensors of each direction, then the initial state, then the input.
+    // Gradients come as the tensors of each direction, then the initial states, then the input.
     let mut inputs_of_op: Vec<Flat> = Vec::new();
     for direction in directions {
         inputs_of_op.extend([direction.weight_ih, direction.weight_hh, direction.bias].map(Parameter::identity));
         inputs_of_op.extend(direction.bias_hn.map(Parameter::identity));
     }
     let per_direction = inputs_of_op.len() / directions.len().max(1);
-    let states_given = match &initial {
-        Some((h, c)) => {
-            inputs_of_op.push(flat(h)?);
-            if let Some(c) = c {
-                inputs_of_op.push(flat(c)?);
-            }
-            1 + usize::from(c.is_some())
-        }
-        None => 0,
-    };
+    let weights_given = inputs_of_op.len();
+    for (h, c) in &initial {
+        inputs_of_op.push(flat(h)?);
+        inputs_of_op.extend(c.as_ref().map(flat).transpose()?);
+    }
+    let states_given = inputs_of_op.len() - weights_given;
     if input_gradient {
         inputs_of_op.push(flat(&x)?);
     }
@@ -340,11 +336,15 @@ pub(crate) fn recurrent<T: Tape<f32, Cpu>>(
         move |gradients, dy| {
             let (weights, rest) = gradients.split_at_mut(per_direction * runs.len());
             let (initial, dx) = rest.split_at_mut(states_given);
-            let mut initial = initial.iter_mut();
-            let mut first = initial.next().map(|h| (h.as_mut_slice(), initial.next().map_or(&mut [][..], |c| c)));
+            let mut initial = initial.iter_mut().map(Vec::as_mut_slice);
+            let mut next_state = || {
+                let h = initial.next()?;
+                let c = if cell == Cell::Lstm { initial.next() } else { None };
+                Some((h, c.unwrap_or_default()))
+            };
             let work: Vec<_> =
                 runs.iter().zip(&mut traces).zip(weights.chunks_mut(per_direction)).enumerate().collect();
-            let work: Vec<_> = work.into_iter().map(|(number, work)| (number, work, first.take())).collect();
+            let work: Vec<_> = work.into_iter().map(|(number, work)| (number, work, next_state())).collect();
             let input_gradients: Vec<Option<Scratch>> = work
                 .into_par_iter()
                 .map(|(number, ((run, trace), weights), initial)| {

@@ -14,14 +14,15 @@ use crate::{Device, ModelError, ModelResult};
 pub fn recurrent<D: Device, T: Tape<f32, D>>(
     x: Sequences<D, T>,
     directions: &[Direction<'_, D>],
-    mut initial: Option<State<D>>,
+    initial: Vec<State<D>>,
     recurrence: &Recurrence<'_>,
 ) -> ModelResult<RecurrentRun<D, T>> {
     let (x, mut tape) = x.split_tape();
     let mut states = Vec::new();
     let mut all: Option<Sequences<D, T>> = None;
+    let mut initial = initial.into_iter();
     for direction in directions {
-        let (outputs, state) = one_direction::<D, T>(&x, direction, initial.take(), recurrence)?;
+        let (outputs, state) = one_direction::<D, T>(&x, direction, initial.next(), recurrence)?;
         let keep = |tensor: Rows<D, T>, tape: &mut T| {
             let (tensor, own) = tensor.split_tape();
             *tape = std::mem::take(tape).merge(own);
