@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::data::own_source::{Own, Source};
 use crate::data::prefetch::Prefetch;
 use crate::data::shuffle::Shuffle;
 use crate::data::source::{Arrays, FromFn, Records};
@@ -149,6 +150,11 @@ impl Dataset {
         I: Iterator<Item = Result<Record>> + Send + 'static,
     {
         Self::from_stage(FromFn::new(open))
+    }
+
+    /// Records from a [`Source`] of one's own, which can be entered at any position without making the records before it.
+    pub fn from_source(source: impl Source) -> Self {
+        Self::from_stage(Own::new(source))
     }
 
     /// Says that the records are batches already, as an iterator of one's own may give them.
