@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use elistimator::data::{Dataset, Record, Source};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use elistimator::data::{Dataset, Encoding, Record, Source, TextLines};
 use elistimator::{Error, ErrorKind, Result};
 
 type Records = Box<dyn Iterator<Item = Result<Record>> + Send>;
@@ -11,8 +14,30 @@ fn all(data: &Dataset, position: u64) -> Vec<Record> {
     data.open(0, 0, position).unwrap().collect::<Result<_>>().unwrap()
 }
 
+/// The first error of a pass, at opening or later.
+fn trouble(data: &Dataset) -> Error {
+    let records: Result<Vec<_>> = data.open(0, 0, 0).and_then(|stream| stream.collect());
+    records.unwrap_err()
+}
+
+/// The text under a name in every record.
+fn texts(records: &[Record], name: &str) -> Vec<String> {
+    records.iter().map(|record| record.get(name).unwrap().as_slice::<String>().unwrap()[0].clone()).collect()
+}
+
+fn file(dir: &tempfile::TempDir, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = dir.path().join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn gzipped(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
+}
+
 /// Opening at `k` gives what is left after `k` records.
-#[allow(dead_code)]
 fn positions_skip(data: &Dataset) {
     let whole = all(data, 0);
     for position in 0..=whole.len() + 2 {
@@ -67,4 +92,96 @@ fn a_source_of_ones_own_seeks_and_its_panics_are_errors() {
         assert!(error.to_string().contains("element 5") && error.to_string().contains(words), "{error}");
         assert!(stream.next().is_none(), "the stream ends with its first error");
     }
+}
+
+#[test]
+fn lines_come_from_plain_and_gzipped_files_one_after_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = file(&dir, "a.txt", b"\xef\xbb\xbfone\r\ntwo\n\n\xc3\xa4");
+    let packed = file(&dir, "b.txt.gz", &gzipped(b"five\nsix\n"));
+    let empty = file(&dir, "c.txt", b"");
+    assert_eq!(texts(&all(&Dataset::text_lines(&plain), 0), "line"), ["one", "two", "", "\u{e4}"]);
+    let chained = Dataset::text_files([&plain, &empty, &packed, &plain]);
+    assert_eq!(texts(&all(&chained, 2), "line"), ["", "\u{e4}", "five", "six", "one", "two", "", "\u{e4}"]);
+    positions_skip(&chained);
+    assert_eq!(trouble(&Dataset::text_lines(dir.path())).kind(), ErrorKind::InvalidArgument);
+    assert_eq!(trouble(&Dataset::text_lines(dir.path().join("none"))).kind(), ErrorKind::Io);
+    let before = chained.fingerprint();
+    file(&dir, "a.txt", b"\xef\xbb\xbfone\r\ntwo\n\n\xc3\xa5");
+    assert_ne!(chained.fingerprint(), before, "other text is other data");
+}
+
+#[test]
+fn bytes_that_are_no_utf8_are_told_with_file_and_line_and_latin1_takes_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, "old.txt", b"fine\nK\xe4se\n");
+    let error = trouble(&Dataset::text_lines(&path));
+    assert_eq!(error.kind(), ErrorKind::Data);
+    for words in ["old.txt", "line 2", "byte 2", "0xe4"] {
+        assert!(error.to_string().contains(words), "{words}: {error}");
+    }
+    let latin = TextLines::new(&path).encoding(Encoding::Latin1).dataset();
+    assert_eq!(texts(&all(&latin, 1), "line"), ["K\u{e4}se"]);
+}
+
+#[test]
+fn lines_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = file(&dir, "long.txt", b"12345\r\n12345\n12345");
+    assert_eq!(all(&TextLines::new(&path).max_line_bytes(5).dataset(), 0).len(), 3);
+    let error = trouble(&TextLines::new(&path).max_line_bytes(4).dataset());
+    assert!(error.to_string().contains("line 1 is longer than 4 bytes"), "{error}");
+    let zeros = file(&dir, "zeros.gz", &gzipped(&vec![0; 17 << 20]));
+    let error = trouble(&Dataset::text_lines(&zeros));
+    assert!(error.to_string().contains("longer than 16777216 bytes"), "{error}");
+}
+
+#[test]
+fn files_side_by_side_must_be_equally_long() {
+    let dir = tempfile::tempdir().unwrap();
+    let (words, tags) = (file(&dir, "words", b"a b\nc\nd\n"), file(&dir, "tags", b"X Y\nX\nZ"));
+    let zipped = Dataset::zip_lines([("words", &words), ("tags", &tags)]);
+    positions_skip(&zipped);
+    assert_eq!(texts(&all(&zipped, 0), "words"), ["a b", "c", "d"]);
+    assert_eq!(texts(&all(&zipped, 0), "tags"), ["X Y", "X", "Z"]);
+    let short = file(&dir, "short", b"X Y\nX\n");
+    for files in [[("words", &words), ("tags", &short)], [("tags", &short), ("words", &words)]] {
+        let error = trouble(&Dataset::zip_lines(files)).to_string();
+        assert!(error.contains("short ends after 2 lines") && error.contains("words has a line 3"), "{error}");
+    }
+    let twice = trouble(&Dataset::zip_lines([("w", &words), ("w", &tags)]));
+    assert_eq!(twice.kind(), ErrorKind::InvalidArgument);
+}
+
+/// Every file that is cut short or has a byte flipped is read to an end, or to an error that names it.
+fn survives_damage(bytes: &[u8], name: &str, mut read: impl FnMut(&Path) -> Result<()>) -> (usize, usize) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut errors = (0, 0);
+    let mut check = |bytes: &[u8]| {
+        let path = file(&dir, name, bytes);
+        read(&path).is_err_and(|error| {
+            assert!(error.to_string().contains(name), "the file is named: {error}");
+            true
+        })
+    };
+    for end in 0..bytes.len() {
+        errors.0 += usize::from(check(&bytes[..end]));
+    }
+    for at in 0..bytes.len() {
+        for flip in [0x01, 0x10, 0x80, 0xff] {
+            let mut bytes = bytes.to_vec();
+            bytes[at] ^= flip;
+            errors.1 += usize::from(check(&bytes));
+        }
+    }
+    errors
+}
+
+#[test]
+fn damaged_gzip_never_panics() {
+    let packed = gzipped("some words\nin lines that repeat, in lines that repeat\n".repeat(4).as_bytes());
+    let read = |path: &Path| Dataset::text_lines(path).open(0, 0, 0)?.try_for_each(|record| record.map(drop));
+    let (cut, flipped) = survives_damage(&packed, "damaged.gz", read);
+    assert_eq!(cut, packed.len(), "every truncation is noticed");
+    assert!(flipped > packed.len(), "most flips are noticed by the checksum: {flipped}");
 }

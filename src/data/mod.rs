@@ -3,6 +3,7 @@
 mod array;
 mod dataset;
 mod idx;
+mod input_file;
 mod mnist;
 mod own_source;
 mod padding;
@@ -12,6 +13,7 @@ mod shuffle;
 pub(crate) mod signature;
 mod source;
 mod stages;
+mod text_lines;
 
 pub use array::{Array, Dtype, Element};
 pub use dataset::{Dataset, Stream};
@@ -21,3 +23,4 @@ pub use own_source::Source;
 pub use padding::Padding;
 pub use record::Record;
 pub use signature::{InputSpec, Signature};
+pub use text_lines::{Encoding, TextLines};

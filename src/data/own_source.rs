@@ -68,7 +68,10 @@ impl<S: Source> Own<S> {
 impl<S: Source> Stage for Own<S> {
     fn open(&self, _: Pass, position: u64) -> Result<Stream> {
         let opened = unwind::catch(|| self.source.open(position)).map_err(|panic| {
-            Error::new(ErrorKind::Data, format!("the source panicked when it was opened at element {position}: {panic}"))
+            Error::new(
+                ErrorKind::Data,
+                format!("the source panicked when it was opened at element {position}: {panic}"),
+            )
         })?;
         Ok(Stream::new(numbered(opened?, position)))
     }
