@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use elistimator::data::{Dataset, Encoding, Record, Source, TextLines};
+use elistimator::data::{Array, Csv, Dataset, Dtype, Encoding, Record, Source, TextLines};
 use elistimator::{Error, ErrorKind, Result};
 
 type Records = Box<dyn Iterator<Item = Result<Record>> + Send>;
@@ -184,4 +184,79 @@ fn damaged_gzip_never_panics() {
     let (cut, flipped) = survives_damage(&packed, "damaged.gz", read);
     assert_eq!(cut, packed.len(), "every truncation is noticed");
     assert!(flipped > packed.len(), "most flips are noticed by the checksum: {flipped}");
+}
+
+const TABLE: &[u8] =
+    b"\xef\xbb\xbfname;age;label;good;extra\n\"a;\"\"b\"\"\n\"; 1.5;3;TRUE;x\nc;;-4;0;\n\xc3\xa4;1e3;5;false;y\n";
+
+fn table(path: &Path) -> Csv {
+    let columns = [("label", Dtype::I64), ("name", Dtype::Text), ("age", Dtype::F32), ("good", Dtype::Bool)];
+    columns.into_iter().fold(Csv::new(path), |csv, (name, dtype)| csv.column(name, dtype)).delimiter(b';').missing(-1.0)
+}
+
+#[test]
+fn csv_columns_have_their_types() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [file(&dir, "table.csv", TABLE), file(&dir, "table.csv.gz", &gzipped(TABLE))];
+    for path in &paths {
+        let whole = table(path).into_arrays().unwrap();
+        let expected = Record::new()
+            .with("label", vec![3i64, -4, 5])
+            .with("name", vec!["a;\"b\"\n", "c", "\u{e4}"])
+            .with("age", vec![1.5f32, -1.0, 1000.0])
+            .with("good", vec![true, false, false]);
+        assert_eq!(whole, expected);
+        assert_eq!(all(&table(path).dataset(), 0), all(&Dataset::from_arrays(expected).unwrap(), 0));
+        positions_skip(&table(path).dataset());
+    }
+    let numbers = file(&dir, "numbers", b"1,2\n3,NA\n");
+    let csv = || Csv::new(&numbers).without_header().column("x", Dtype::U8).missing_text("NA").missing(9.0);
+    assert_eq!(csv().column("y", Dtype::I32).into_arrays().unwrap().get("y").unwrap(), &Array::from(vec![2i32, 9]));
+    let error = csv().into_arrays().unwrap_err().to_string();
+    assert!(error.contains("line 1: found 2 fields, expected 1, as many as there are columns"), "{error}");
+}
+
+#[test]
+fn csv_errors_say_where_what_and_what_instead() {
+    let dir = tempfile::tempdir().unwrap();
+    type Make = fn(Csv) -> Csv;
+    let (x, y): (Make, Make) = (|csv| csv.column("x", Dtype::I32), |csv| csv.column("y", Dtype::F32));
+    let cases: [(&[u8], Make, &str); 14] = [
+        (b"x,y\n1,2\n\"3\n\",b\n1.5,4\n", x, "line 5: column \"x\": found \"1.5\", expected i32"),
+        (b"x,y\n1,2\n3,abc\n", y, "line 3: column \"y\": found \"abc\", expected f32"),
+        (b"x,y\n1,\n", y, "found \"\", expected f32 (`missing` sets"),
+        (b"x,y\n3000000000,1\n", x, "found \"3000000000\", expected i32"),
+        (b"x,y\n,1\n", |csv| csv.column("x", Dtype::I64).missing(f64::NAN), "expected i64, and NaN for missing"),
+        (b"x\n\xff\n", |csv| csv.column("x", Dtype::Text), "expected UTF-8 text"),
+        (b"x,y\n1,2,3\n", x, "line 2: found 3 fields, expected 2, as many as the header has"),
+        (b"a,b\n1,2\n", x, "column \"x\": it is not in the header, which has \"a\", \"b\""),
+        (b"x,x\n1,2\n", x, "in the header twice"),
+        (b"", x, "is empty, expected a header"),
+        (b"x\n1\n", |csv| csv, "no column is asked for"),
+        (b"x\n1\n", |csv| csv.column("x", Dtype::U8).column("x", Dtype::I32), "asked for twice"),
+        (b"x\n1\n", |csv| csv.column("x", Dtype::U8).delimiter(b'"'), "cannot be the delimiter"),
+        (b"x\n1\n2\n", |csv| csv.column("x", Dtype::U8).max_bytes(3), "longer than 3 bytes"),
+    ];
+    for (bytes, make, words) in cases {
+        let csv = make(Csv::new(file(&dir, "some.csv", bytes)));
+        let error = csv.clone().into_arrays().unwrap_err().to_string();
+        assert!(error.contains(words) && error.contains("some.csv"), "{words}: {error}");
+        if !words.contains("longer") {
+            assert!(trouble(&csv.dataset()).to_string().contains(words));
+        }
+    }
+    let endless = file(&dir, "endless.csv", &[&b"x\n\""[..], &vec![b'a'; 1 << 20]].concat());
+    let error = trouble(&Csv::new(endless).column("x", Dtype::Text).max_row_bytes(1000).dataset());
+    assert!(error.to_string().contains("the row is longer than 1000 bytes"), "{error}");
+}
+
+#[test]
+fn damaged_csv_never_panics() {
+    let read = |path: &Path| {
+        let streamed = table(path).dataset().open(0, 0, 0).and_then(|stream| stream.collect::<Result<Vec<_>>>());
+        let whole = table(path).into_arrays();
+        assert_eq!(streamed.is_ok(), whole.is_ok(), "both ways of reading agree");
+        whole.map(drop)
+    };
+    assert!(survives_damage(TABLE, "damaged.csv", read).1 > 0);
 }

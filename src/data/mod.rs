@@ -1,6 +1,8 @@
 //! Data on the host: named arrays, recipes for streams of them, and what is inferred from them.
 
 mod array;
+mod csv;
+mod csv_column;
 mod dataset;
 mod idx;
 mod input_file;
@@ -16,6 +18,7 @@ mod stages;
 mod text_lines;
 
 pub use array::{Array, Dtype, Element};
+pub use csv::Csv;
 pub use dataset::{Dataset, Stream};
 pub use idx::{parse_idx, read_idx};
 pub use mnist::Mnist;
