@@ -33,13 +33,17 @@ pub(crate) fn stream(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     })
 }
 
-/// What a failed read of this file means: damage, or an operating system that refuses.
-pub(crate) fn read_error(path: &Path, error: std::io::Error) -> Error {
-    let kind = match error.kind() {
+/// Whether a failed read means damage, or an operating system that refuses.
+pub(crate) fn read_error_kind(error: &std::io::Error) -> ErrorKind {
+    match error.kind() {
         IoKind::InvalidInput | IoKind::InvalidData | IoKind::UnexpectedEof => ErrorKind::Corrupt,
         _ => ErrorKind::Io,
-    };
-    Error::with_source(kind, format!("cannot read {}", path.display()), error)
+    }
+}
+
+/// A failed read of this file.
+pub(crate) fn read_error(path: &Path, error: std::io::Error) -> Error {
+    Error::with_source(read_error_kind(&error), format!("cannot read {}", path.display()), error)
 }
 
 /// A whole file of at most `limit` bytes.
