@@ -1,10 +1,10 @@
-//! Files of NumPy are read as they were written; `tests/data/sources.py` wrote them.
+//! Files of NumPy and safetensors are read as they were written; `tests/data/sources.py` wrote them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::{Path, PathBuf};
 
-use elistimator::data::{Array, Dataset, Record, read_npy, read_npz, write_npy};
+use elistimator::data::{Array, Dataset, Record, read_npy, read_npz, read_safetensors, write_npy};
 use elistimator::{ErrorKind, Result};
 
 fn fixture(name: &str) -> PathBuf {
@@ -145,4 +145,35 @@ fn hostile_headers_are_errors_and_allocate_nothing() {
     assert!(with(&shaped("(1,)"), &[0; 5]).unwrap_err().to_string().contains("found 5 bytes of values, expected 4"));
     std::fs::write(&path, [b"\x93NUMPY\x02\x00", &u32::MAX.to_le_bytes()[..]].concat()).unwrap();
     assert!(read_npy(&path).unwrap_err().to_string().contains("4294967295 bytes"));
+}
+
+#[test]
+fn safetensors_are_read_and_damaged_ones_are_errors() {
+    let read = read_safetensors(fixture("arrays.safetensors")).unwrap();
+    assert_eq!(read.len(), expected().len());
+    for (name, array) in expected().iter() {
+        assert_eq!(read.get(name).unwrap(), array, "{name}");
+    }
+    let error = read_safetensors(fixture("half.safetensors")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("\"half\": type F16"), "{error}");
+    survives_damage("arrays.safetensors", |path| read_safetensors(path).map(drop));
+    assert_eq!(read_safetensors(fixture("f32.npy")).unwrap_err().kind(), ErrorKind::Corrupt);
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hostile");
+    for (header, data) in [
+        (r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}"#, 8),
+        (r#"{"a":{"dtype":"F32","shape":[0,9223372036854775807,4],"data_offsets":[0,0]}}"#, 0),
+        (r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, 8),
+        (r#"{"a":{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}"#, 1),
+        (
+            r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#,
+            2,
+        ),
+    ] {
+        let length = (header.len() as u64).to_le_bytes();
+        std::fs::write(&path, [&length[..], header.as_bytes(), &vec![7; data]].concat()).unwrap();
+        assert_eq!(read_safetensors(&path).unwrap_err().kind(), ErrorKind::Corrupt, "{header}");
+    }
 }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView};
 
-use crate::checkpoint::check_distinct;
 use crate::data::array::element_count;
 use crate::data::{Array, Element, Record, input_file};
 use crate::{Error, ErrorKind, Result};
@@ -13,7 +12,7 @@ use crate::{Error, ErrorKind, Result};
 /// it: embeddings, features computed by another program. Types are `F32`, `F64`, `I32`, `I64`, `U8` and `BOOL`.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] when the file cannot be read; [`ErrorKind::Corrupt`] when it is damaged or has two arrays of one name;
+/// [`ErrorKind::Io`] when the file cannot be read; [`ErrorKind::Corrupt`] when it is damaged;
 /// [`ErrorKind::Unsupported`] naming an array of another type. Never more memory than about twice the length of the file is
 /// used.
 pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Record> {
@@ -24,8 +23,8 @@ pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Record> {
 
 fn parse(bytes: &[u8]) -> Result<Record> {
     let corrupt = |error| Error::with_source(ErrorKind::Corrupt, "not a whole safetensors file", error);
+    // Of two entries with one name the last one counts, and the reader refuses a file with bytes that belong to none.
     let file = SafeTensors::deserialize(bytes).map_err(corrupt)?;
-    check_distinct(bytes)?;
     let mut tensors: Vec<_> = file.iter().collect();
     tensors.sort_by_key(|(name, view)| (view.data().as_ptr() as usize, view.data().len(), *name));
     let mut record = Record::new();
