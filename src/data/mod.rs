@@ -5,6 +5,8 @@ mod csv;
 mod csv_column;
 mod dataset;
 mod idx;
+#[cfg(feature = "image")]
+mod image_folder;
 mod input_file;
 mod mnist;
 mod npy;
@@ -25,6 +27,8 @@ pub use array::{Array, Dtype, Element};
 pub use csv::Csv;
 pub use dataset::{Dataset, Stream};
 pub use idx::{parse_idx, read_idx};
+#[cfg(feature = "image")]
+pub use image_folder::ImageFolder;
 pub use mnist::Mnist;
 pub use npy::{read_npy, write_npy};
 pub use npz::read_npz;
