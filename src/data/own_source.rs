@@ -36,9 +36,9 @@ use crate::{Error, ErrorKind, Result, unwind};
 /// assert_eq!(last.unwrap()?.get("square")?.as_slice::<i64>()?, [9801]);
 /// # Ok::<(), elistimator::Error>(())
 /// ```
+#[allow(clippy::len_without_is_empty)] // whether there are none is known only by making one
 pub trait Source: Send + Sync + 'static {
     /// How many records there are, where that is known without making them: progress bars and schedules use it.
-    #[allow(clippy::len_without_is_empty)] // whether there are none is known only by making one
     fn len(&self) -> Option<u64> {
         None
     }

@@ -102,7 +102,8 @@ impl TextLines {
         paths: &[PathBuf],
         position: u64,
     ) -> Result<Box<dyn Iterator<Item = Result<Record>> + Send>> {
-        let mut rest = paths.to_vec().into_iter();
+        let paths = paths.to_vec();
+        let mut rest = paths.into_iter();
         // The first file is opened here, so that a wrong path is told at once.
         let mut lines = rest.next().map(|path| self.lines(&path)).transpose()?;
         let mut left = position;
