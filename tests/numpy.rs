@@ -73,7 +73,7 @@ fn survives_damage(name: &str, read: impl Fn(&Path) -> Result<()>) -> usize {
     }
     let mut unnoticed = 0;
     for at in 0..bytes.len() {
-        for flip in [0x01, 0x08, 0x80, 0xff] {
+        for flip in [0x01, 0x80] {
             let mut bytes = bytes.clone();
             bytes[at] ^= flip;
             std::fs::write(&path, &bytes).unwrap();
