@@ -197,6 +197,10 @@ macro_rules! check_recurrent {
                 // Initial states that follow from the input, so that their gradients are seen too.
                 let (x, tape) = x.split_tape();
                 let first = |seed: u64| -> elistimator::ModelResult<_> {
+                    // dfdx cannot differentiate the sum of nothing.
+                    if batch * length == 0 {
+                        return Ok(state(seed).put_tape(StepTape::<Cpu>::default()));
+                    }
                     let sum = x.retaped::<StepTape<Cpu>>().try_sum::<(), _>()?.try_mul(0.1)?;
                     let rows: Traced<(usize, usize)> = sum.try_broadcast_like(&(batch, hidden))?;
                     Ok(rows.try_add(state(seed))?)
@@ -213,6 +217,9 @@ macro_rules! check_recurrent {
                 let directions = [direction(&l.forward, false), direction(&l.backward, true)];
                 let (x, mut tape) = x.split_tape();
                 let mut first = |seed: u64| -> elistimator::ModelResult<Tensor<(usize, usize), Cpu>> {
+                    if batch * length == 0 {
+                        return Ok(state(seed));
+                    }
                     let sum = x.retaped::<StepTape<Cpu>>().try_sum::<(), _>()?.try_mul(0.1)?;
                     let rows: Traced<(usize, usize)> = sum.try_broadcast_like(&(batch, hidden))?;
                     let (rows, own) = rows.try_add(state(seed))?.split_tape();
@@ -243,11 +250,11 @@ macro_rules! check_recurrent {
                 cell: ($cell == Cell::Lstm).then(|| first(seed + 1)),
             };
             let (evaluated, _) = both.run(tensor(&x, shape), lengths, Some([of(5), of(7)])).unwrap();
-            let plain = both.forward((tensor(&x, shape), lengths)).unwrap();
-            assert_eq!(plain.as_vec(), both.run(tensor(&x, shape), lengths, None).unwrap().0.as_vec());
             if length == 0 {
                 continue;
             }
+            let plain = both.forward((tensor(&x, shape), lengths)).unwrap();
+            assert_eq!(plain.as_vec(), both.run(tensor(&x, shape), lengths, None).unwrap().0.as_vec());
             let evaluated = evaluated.as_vec();
             for (evaluated, trained) in evaluated.iter().zip(&found.y) {
                 assert!((evaluated - trained).abs() < 1e-5, "{evaluated}, expected {trained}");

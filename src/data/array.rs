@@ -143,8 +143,7 @@ impl Array {
     /// [`ErrorKind::InvalidArgument`] when the number of values is not the product of the dimensions.
     pub fn new<T: Element>(dims: impl Into<Vec<usize>>, values: Vec<T>) -> Result<Self> {
         let dims = dims.into();
-        let expected = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-        if expected != Some(values.len()) {
+        if element_count(&dims) != Some(values.len()) {
             let message = format!("array of shape {dims:?}: found {} values, expected the product", values.len());
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
@@ -241,7 +240,7 @@ impl Array {
     /// [`ErrorKind::InvalidArgument`] when the number of elements would change.
     pub fn reshape(&self, dims: impl Into<Vec<usize>>) -> Result<Self> {
         let dims = dims.into();
-        if dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)) != Some(self.len()) {
+        if element_count(&dims) != Some(self.len()) {
             let message = format!("array of shape {:?} cannot become {dims:?}: another number of elements", self.dims);
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
@@ -416,6 +415,13 @@ impl Array {
         ndarray::ArrayD::from_shape_vec(self.dims.clone(), values)
             .map_err(|error| Error::with_source(ErrorKind::InvalidArgument, format!("shape {:?}", self.dims), error))
     }
+}
+
+/// The product of dimensions; `None` when it, or that of some of them, is too large. Without the latter, a row of an empty
+/// array could have more elements than can be counted.
+pub(crate) fn element_count(dims: &[usize]) -> Option<usize> {
+    dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim.max(1)))?;
+    Some(dims.iter().product())
 }
 
 /// Copies an array into the corner of a larger one.

@@ -1,13 +1,15 @@
 //! Recipes for streams of records.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::data::own_source::{Own, Source};
 use crate::data::prefetch::Prefetch;
 use crate::data::shuffle::Shuffle;
 use crate::data::source::{Arrays, FromFn, Records};
 use crate::data::stages::{Batch, Cast, Filter, Map, Repeat, Skip, Take};
-use crate::data::{Dtype, Record};
+use crate::data::{Dtype, Record, TextLines};
 use crate::{Error, ErrorKind, Result};
 
 /// The records of one pass, in order. It is an iterator; a record that cannot be had is an error in its place.
@@ -149,6 +151,28 @@ impl Dataset {
         I: Iterator<Item = Result<Record>> + Send + 'static,
     {
         Self::from_stage(FromFn::new(open))
+    }
+
+    /// Records from a [`Source`] of one's own, which can be entered at any position without making the records before it.
+    pub fn from_source(source: impl Source) -> Self {
+        Self::from_stage(Own::new(source))
+    }
+
+    /// The lines of a UTF-8 text file, gzipped where its name ends in `.gz`: records `{"line": text}`. [`TextLines`] has more
+    /// to set. The file is opened with every pass.
+    pub fn text_lines(path: impl Into<PathBuf>) -> Self {
+        TextLines::new(path).dataset()
+    }
+
+    /// The lines of several text files one after another, as [`text_lines`](Self::text_lines) gives them.
+    pub fn text_files<P: Into<PathBuf>>(paths: impl IntoIterator<Item = P>) -> Self {
+        TextLines::files(paths).dataset()
+    }
+
+    /// The lines of several text files side by side: records `{name: text, ...}`, for sentences and their translations or
+    /// tags. A file that ends before another one is an error that names both.
+    pub fn zip_lines<N: Into<String>, P: Into<PathBuf>>(files: impl IntoIterator<Item = (N, P)>) -> Self {
+        TextLines::zip(files).dataset()
     }
 
     /// Says that the records are batches already, as an iterator of one's own may give them.

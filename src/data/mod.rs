@@ -1,21 +1,40 @@
 //! Data on the host: named arrays, recipes for streams of them, and what is inferred from them.
 
 mod array;
+mod csv;
+mod csv_column;
 mod dataset;
 mod idx;
+#[cfg(feature = "image")]
+mod image_folder;
+mod input_file;
 mod mnist;
+mod npy;
+mod npy_header;
+mod npz;
+mod own_source;
 mod padding;
 mod prefetch;
 mod record;
+mod safetensors;
 mod shuffle;
 pub(crate) mod signature;
 mod source;
 mod stages;
+mod text_lines;
 
 pub use array::{Array, Dtype, Element};
+pub use csv::Csv;
 pub use dataset::{Dataset, Stream};
 pub use idx::{parse_idx, read_idx};
+#[cfg(feature = "image")]
+pub use image_folder::ImageFolder;
 pub use mnist::Mnist;
+pub use npy::{read_npy, write_npy};
+pub use npz::read_npz;
+pub use own_source::Source;
 pub use padding::Padding;
 pub use record::Record;
+pub use safetensors::read_safetensors;
 pub use signature::{InputSpec, Signature};
+pub use text_lines::{Encoding, TextLines};

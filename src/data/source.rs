@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::own_source::numbered;
 use crate::data::{Record, signature};
 use crate::{Error, ErrorKind, Result, unwind};
 
@@ -105,28 +106,12 @@ impl FromFn {
 impl Stage for FromFn {
     fn open(&self, _: Pass, position: u64) -> Result<Stream> {
         let opened = unwind::catch(|| (self.open)());
-        let mut records = opened.map_err(|panic| {
+        let records = opened.map_err(|panic| {
             Error::new(ErrorKind::Data, format!("the input function panicked when it was opened: {panic}"))
         })??;
-        let mut number = 0u64;
-        let mut over = false;
-        let mut next = move || {
-            if over {
-                return None;
-            }
-            let item = match unwind::catch(|| records.next()) {
-                Ok(item) => item.map(|item| item.map_err(|error| error.at(format_args!("input: element {number}")))),
-                Err(panic) => {
-                    let message = format!("input: element {number}: the input function panicked: {panic}");
-                    Some(Err(Error::new(ErrorKind::Data, message)))
-                }
-            };
-            number += 1;
-            over = !matches!(item, Some(Ok(_)));
-            item
-        };
+        let mut records = numbered(records, 0);
         for skipped in 0..position {
-            match next() {
+            match records.next() {
                 Some(Ok(_)) => {}
                 Some(Err(error)) => return Err(error),
                 None => {
@@ -135,7 +120,7 @@ impl Stage for FromFn {
                 }
             }
         }
-        Ok(Stream::new(std::iter::from_fn(next)))
+        Ok(Stream::new(records))
     }
 
     fn len(&self) -> Option<u64> {
