@@ -1,12 +1,17 @@
 //! Data on the host: named arrays, recipes for streams of them, and what is inferred from them.
 
 mod array;
+mod concatenate;
 mod dataset;
+mod description;
+mod flat_map;
 mod idx;
 mod mnist;
 mod padding;
+mod parallel_map;
 mod prefetch;
 mod record;
+mod shard;
 mod shuffle;
 pub(crate) mod signature;
 mod source;
