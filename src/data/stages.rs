@@ -236,6 +236,9 @@ pub(crate) fn stack(examples: &[Record], padding: Option<&Padding>) -> Result<Re
             return Err(Error::new(ErrorKind::Data, message));
         }
     }
+    if let Some(padding) = padding {
+        padding.check(&names)?;
+    }
     let mut batch = Record::new();
     for name in names {
         let arrays = examples.iter().map(|example| example.get(name).cloned()).collect::<Result<Vec<_>>>()?;
