@@ -1,6 +1,7 @@
 //! How fast batches are made of images in memory: shuffled by number, gathered, converted from bytes to `f32` where they are
-//! kept as bytes, with one prefetch thread beside the caller's. Prints one JSON line: gigabytes of output a second, the median of
-//! several passes, and by how much the resident memory grew from the second pass to the last one.
+//! kept as bytes, with one prefetch thread beside the caller's or without. Prints one JSON line for each pipeline: gigabytes of
+//! output a second, the median of several passes; gigabytes a second of processor time of all threads, which holds on a busy
+//! machine too; and by how many megabytes the resident memory grew from the second pass to the last one.
 //!
 //!     cargo bench --bench data
 #![allow(missing_docs)]
@@ -26,10 +27,18 @@ fn resident() -> f64 {
     statm.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0 / 1e6
 }
 
-/// Gigabytes of images a second in the median pass, and how many megabytes of memory the later passes added.
-fn measure(data: &Dataset) -> Result<(f64, f64)> {
+/// Seconds of processor time of all threads so far; 0 where there is no `/proc`.
+fn processor_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // User and system time in ticks, of which Linux shows a hundred a second.
+    fields.iter().skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+fn measure(name: &str, data: &Dataset) -> Result<()> {
     let mut rates = Vec::new();
     let mut memory = Vec::new();
+    let (before, mut gigabytes) = (processor_seconds(), 0.0);
     for epoch in 0..PASSES {
         let start = Instant::now();
         let mut values = 0;
@@ -40,32 +49,30 @@ fn measure(data: &Dataset) -> Result<(f64, f64)> {
             values += images.len();
         }
         rates.push(4e-9 * values as f64 / start.elapsed().as_secs_f64());
+        gigabytes += 4e-9 * values as f64;
         memory.push(resident());
     }
+    let processor = gigabytes / (processor_seconds() - before);
     rates.sort_by(f64::total_cmp);
-    Ok((rates[PASSES / 2], memory[PASSES - 1] - memory[1]))
+    let (rate, growth) = (rates[PASSES / 2], memory[PASSES - 1] - memory[1]);
+    println!(
+        "{{\"pipeline\": \"{name}\", \"gb_s\": {rate:.2}, \"gb_processor_s\": {processor:.2}, \"growth_mb\": {growth:.1}}}"
+    );
+    Ok(())
 }
 
 fn main() -> Result<()> {
     let bytes = images(|pixel| pixel)?.cast("images", Dtype::F32);
     let floats = images(f32::from)?;
-    let mut results = Vec::new();
     for (name, data) in [("u8", &bytes), ("f32", &floats)] {
-        for batch in [56, 1024] {
-            for (kind, pipeline) in [
-                ("", data.clone().shuffle(EXAMPLES).batch(batch)),
-                ("_prefetch", data.clone().shuffle(EXAMPLES).batch(batch).prefetch(2)),
-            ] {
-                let (rate, growth) = measure(&pipeline)?;
-                results.push(format!(
-                    "\"{name}_{batch}{kind}_gb_s\": {rate:.2}, \"{name}_{batch}{kind}_growth_mb\": {growth:.1}"
-                ));
-            }
+        for size in [56, 1024] {
+            let batches = data.clone().shuffle(EXAMPLES).batch(size);
+            measure(&format!("{name}, batches of {size}"), &batches)?;
+            measure(&format!("{name}, batches of {size}, prefetched"), &batches.prefetch(2))?;
         }
-        // Record by record, as after a map.
-        let (rate, growth) = measure(&data.clone().map(Ok).shuffle(10_000).batch(56).prefetch(2))?;
-        results.push(format!("\"{name}_records_gb_s\": {rate:.2}, \"{name}_records_growth_mb\": {growth:.1}"));
+        // Record by record, as after any map.
+        let records = data.clone().map(Ok).shuffle(10_000).batch(56);
+        measure(&format!("{name}, record by record, batches of 56, prefetched"), &records.prefetch(2))?;
     }
-    println!("{{{}}}", results.join(", "));
     Ok(())
 }
