@@ -101,7 +101,7 @@ fn slow_for_even(record: Record) -> elistimator::Result<Record> {
     if value(&record) % 2 == 0 {
         std::thread::sleep(Duration::from_millis(2));
     }
-    Ok(record.with("m", 10 * 1i64))
+    Ok(record.with("m", 10i64))
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod shuffle;
 pub(crate) mod signature;
 mod source;
 mod stages;
+mod zip;
 
 pub use array::{Array, Dtype, Element};
 pub use dataset::{Dataset, Stream};
