@@ -32,6 +32,14 @@ enum Step {
     Skip(u64),
     Prefetch(usize),
     Cast,
+    FlatMap,
+    ParallelMap(usize),
+    Cache,
+    Shard(u64, u64),
+    Concatenate,
+    Zip,
+    Interleave(usize),
+    Sample,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +59,14 @@ fn step() -> impl Strategy<Value = Step> {
         (0u64..6).prop_map(Step::Skip),
         (0usize..3).prop_map(Step::Prefetch),
         Just(Step::Cast),
+        Just(Step::FlatMap),
+        (1usize..4).prop_map(Step::ParallelMap),
+        Just(Step::Cache),
+        (1u64..4, 0u64..4).prop_map(|(count, index)| Step::Shard(count, index % count)),
+        Just(Step::Concatenate),
+        Just(Step::Zip),
+        (1usize..4).prop_map(Step::Interleave),
+        Just(Step::Sample),
     ]
 }
 
@@ -73,6 +89,30 @@ fn apply(data: Dataset, step: &Step) -> Dataset {
         Step::Skip(count) => data.skip(count),
         Step::Prefetch(ahead) => data.prefetch(ahead),
         Step::Cast => data.cast("n", Dtype::I64),
+        Step::FlatMap => data.flat_map(|record| {
+            let copies = record.get("n")?.as_slice::<i64>()?.iter().sum::<i64>().rem_euclid(3);
+            Ok((0..copies).map(|_| record.clone()).collect())
+        }),
+        Step::ParallelMap(threads) => data.parallel_map(threads, |record| {
+            let less = record.get("n")?.as_slice::<i64>()?.iter().map(|n| n - 7).collect::<Vec<i64>>();
+            Ok(Record::new().with("n", Array::new(record.get("n")?.dims(), less)?))
+        }),
+        Step::Cache => data.cache(),
+        Step::Shard(count, index) => data.shard(count, index),
+        Step::Concatenate => data.clone().concatenate(data.take(3)),
+        Step::Zip => {
+            let other = data.clone().map(|mut record| {
+                let n = record.remove("n").unwrap();
+                Ok(record.with("m", n))
+            });
+            data.zip(other).map(|mut record| {
+                let (n, m) = (record.remove("n").unwrap(), record.remove("m").unwrap());
+                let sum = n.as_slice::<i64>()?.iter().zip(m.as_slice::<i64>()?).map(|(n, m)| n + 2 * m);
+                Ok(record.with("n", Array::new([sum.len()], sum.collect::<Vec<_>>())?))
+            })
+        }
+        Step::Interleave(block) => Dataset::interleave([data.clone().take(4), data], block),
+        Step::Sample => Dataset::sample_weighted([(data.clone().skip(1), 1.0), (data, 2.0)]),
     }
 }
 

@@ -306,6 +306,11 @@ impl Array {
     /// # Errors
     /// [`ErrorKind::Data`] when ranks or types differ, or there is no array.
     pub fn pad_stack(arrays: &[Self], pad: f64) -> Result<Self> {
+        Self::pad_stack_to(arrays, pad, None)
+    }
+
+    /// The same with lengths given for some axes, which no array may exceed.
+    pub(crate) fn pad_stack_to(arrays: &[Self], pad: f64, shape: Option<&[Option<usize>]>) -> Result<Self> {
         let first = arrays.first().ok_or_else(|| Error::new(ErrorKind::Data, "cannot stack no arrays at all"))?;
         let mut dims = first.dims.clone();
         for (index, array) in arrays.iter().enumerate() {
@@ -321,16 +326,30 @@ impl Array {
             }
             dims.iter_mut().zip(&array.dims).for_each(|(widest, &dim)| *widest = (*widest).max(dim));
         }
+        if let Some(shape) = shape {
+            let longest = dims.clone();
+            let fits = |(dim, given): (&mut usize, &Option<usize>)| {
+                given.is_none_or(|given| std::mem::replace(dim, given) <= given)
+            };
+            if shape.len() != dims.len() || !dims.iter_mut().zip(shape).all(fits) {
+                let shape: Vec<_> = shape.iter().map(|dim| dim.map_or("?".into(), |dim| dim.to_string())).collect();
+                let message = format!("examples of up to {longest:?} do not fit the shape [{}]", shape.join(", "));
+                return Err(Error::new(ErrorKind::Data, message));
+            }
+        }
         let len = dims.iter().try_fold(arrays.len(), |product, &dim| product.checked_mul(dim));
-        let len = len.ok_or_else(|| Error::new(ErrorKind::Data, format!("a batch of shape {dims:?} is too large")))?;
-        fn place<T: Element>(_: &Buffer<T>, arrays: &[Array], dims: &[usize], len: usize, pad: T) -> Values {
-            let mut out = vec![pad; len];
+        let too_large = || Error::new(ErrorKind::Data, format!("a batch of {} of {dims:?} is too large", arrays.len()));
+        let len = len.ok_or_else(too_large)?;
+        fn place<T: Element>(_: &Buffer<T>, arrays: &[Array], dims: &[usize], len: usize, pad: T) -> Option<Values> {
+            let mut out = Vec::new();
+            out.try_reserve_exact(len).ok()?;
+            out.resize(len, pad);
             let size: usize = dims.iter().product();
             for (index, array) in arrays.iter().enumerate() {
                 let values = T::unwrap(&array.values).unwrap_or_default();
                 copy_padded(values, &array.dims, dims, &mut out[index * size..(index + 1) * size]);
             }
-            T::wrap(out)
+            Some(T::wrap(out))
         }
         let values = match &first.values {
             Values::F32(buffer) => place(buffer, arrays, &dims, len, pad as f32),
@@ -340,7 +359,8 @@ impl Array {
             Values::U8(buffer) => place(buffer, arrays, &dims, len, pad as u8),
             Values::Bool(buffer) => place(buffer, arrays, &dims, len, pad != 0.0),
             Values::Text(buffer) => place(buffer, arrays, &dims, len, String::new()),
-        };
+        }
+        .ok_or_else(too_large)?;
         let mut all = vec![arrays.len()];
         all.extend_from_slice(&dims);
         Ok(Self { dims: all, values })

@@ -57,6 +57,13 @@ impl Pass {
     }
 }
 
+impl Pass {
+    /// The pass of the `index`-th of several inputs of one stage, so that equal shuffles in them differ.
+    pub(crate) fn branch(self, index: usize) -> Self {
+        Self { seed: self.stage_seed((1 << 62) | index as u64), epoch: self.epoch }
+    }
+}
+
 /// Example numbers of one pass, for sources whose examples can be asked for by number.
 pub(crate) type Indices = Box<dyn Iterator<Item = usize> + Send>;
 
@@ -68,14 +75,24 @@ pub(crate) trait Stage: Send + Sync + 'static {
     /// How many records a pass has, where that is known without making one. `None` also for endless data.
     fn len(&self) -> Option<u64>;
 
-    /// How many random stages there are up to here.
+    /// How many random stages there are up to here, along the longest way.
     fn depth(&self) -> u64 {
-        self.input().map_or(0, |input| input.depth())
+        self.input().into_iter().chain(self.branches()).map(|input| input.depth()).max().unwrap_or(0)
     }
 
     /// The stage before, if there is one.
     fn input(&self) -> Option<&Arc<dyn Stage>> {
         None
+    }
+
+    /// The stages before, where there are several; then there is no [`Stage::input`].
+    fn branches(&self) -> &[Arc<dyn Stage>] {
+        &[]
+    }
+
+    /// Whether it is known that a pass never ends.
+    fn is_endless(&self) -> bool {
+        self.input().is_some_and(|input| input.is_endless())
     }
 
     /// Where examples can be had by number: the numbers of this pass, from the `position`-th on. Shuffling numbers and
@@ -93,16 +110,30 @@ pub(crate) trait Stage: Send + Sync + 'static {
 
     /// Whether the records are batches.
     fn is_batched(&self) -> bool {
-        self.input().is_some_and(|input| input.is_batched())
+        self.input().or(self.branches().first()).is_some_and(|input| input.is_batched())
     }
 
     /// The number of examples in a batch, where it is fixed.
     fn batch_size(&self) -> Option<u64> {
-        self.input().and_then(|input| input.batch_size())
+        let mut sizes = self.input().into_iter().chain(self.branches()).map(|input| input.batch_size());
+        let first = sizes.next()?;
+        sizes.all(|size| size == first).then_some(first).flatten()
+    }
+
+    /// The same stage without batches that are not full, where it makes batches of several sizes.
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        None
     }
 
     /// What the stage is, for the comparison of a resumed run's data with the saved one's.
     fn describe(&self, out: &mut String);
+
+    /// What the stage is, for a reader: also what makes no difference to a resumed run.
+    fn label(&self) -> String {
+        let mut out = String::new();
+        self.describe(&mut out);
+        out
+    }
 
     /// For a prefetch stage, its input and how many records it keeps ready.
     fn as_prefetch(&self) -> Option<(&Arc<dyn Stage>, usize)> {
@@ -123,11 +154,11 @@ pub(crate) trait Stage: Send + Sync + 'static {
 /// ```
 #[derive(Clone)]
 pub struct Dataset {
-    stage: Arc<dyn Stage>,
+    pub(crate) stage: Arc<dyn Stage>,
 }
 
 impl Dataset {
-    fn from_stage(stage: impl Stage) -> Self {
+    pub(crate) fn from_stage(stage: impl Stage) -> Self {
         Self { stage: Arc::new(stage) }
     }
 
@@ -230,6 +261,9 @@ impl Dataset {
     /// `padded_batch`, where the number of full batches is known; later every batch is looked at.
     #[must_use]
     pub fn drop_remainder(self) -> Self {
+        if let Some(stage) = self.stage.without_remainders() {
+            return Self { stage };
+        }
         match self.stage.batch_size() {
             Some(size) if self.is_batched() => {
                 // Only right after `batch` does the stage before count examples; later it counts batches.
@@ -296,30 +330,5 @@ impl Dataset {
     /// The number of examples in a batch, where it is fixed.
     pub fn batch_size(&self) -> Option<u64> {
         self.stage.batch_size()
-    }
-
-    /// What the data is made of, in words: sources with their lengths and a checksum of a sample, and stages. A resumed
-    /// run compares it with the saved one's.
-    pub fn fingerprint(&self) -> String {
-        let mut out = String::new();
-        describe(&self.stage, &mut out);
-        out
-    }
-}
-
-fn describe(stage: &Arc<dyn Stage>, out: &mut String) {
-    if let Some(input) = stage.input() {
-        describe(input, out);
-    }
-    let before = out.len();
-    stage.describe(out);
-    if before > 0 && out.len() > before {
-        out.insert_str(before, ", ");
-    }
-}
-
-impl fmt::Debug for Dataset {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dataset({})", self.fingerprint())
     }
 }

@@ -1,27 +1,39 @@
 //! Data on the host: named arrays, recipes for streams of them, and what is inferred from them.
 
 mod array;
+mod bucket;
+mod cache;
+mod cache_file;
+mod concatenate;
 mod csv;
 mod csv_column;
 mod dataset;
+mod description;
+mod flat_map;
 mod idx;
 #[cfg(feature = "image")]
 mod image_folder;
 mod input_file;
+mod interleave;
 mod mnist;
 mod npy;
 mod npy_header;
 mod npz;
 mod own_source;
 mod padding;
+mod parallel_map;
 mod prefetch;
 mod record;
+mod record_bytes;
 mod safetensors;
+mod sample;
+mod shard;
 mod shuffle;
 pub(crate) mod signature;
 mod source;
 mod stages;
 mod text_lines;
+mod zip;
 
 pub use array::{Array, Dtype, Element};
 pub use csv::Csv;

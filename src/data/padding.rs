@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::Result;
 use crate::data::{Array, Record};
+use crate::{Error, ErrorKind, Result};
 
-/// How `padded_batch` fills up shorter examples: with 0 (false, the empty text), or a value by input name; and whether the
-/// lengths before padding become inputs of their own.
+/// How `padded_batch` and `bucket_by_length` fill up shorter examples: with 0 (false, the empty text), or a value by input
+/// name; up to the longest of the batch, or a shape by input name; and whether the lengths before padding become inputs of
+/// their own. A name that is in no example is an error of the first batch.
 ///
 /// ```
 /// use elistimator::data::{Dataset, Padding, Record};
@@ -24,6 +25,7 @@ use crate::data::{Array, Record};
 #[derive(Debug, Clone, Default)]
 pub struct Padding {
     values: BTreeMap<String, f64>,
+    shapes: BTreeMap<String, Vec<Option<usize>>>,
     lengths: BTreeMap<String, String>,
 }
 
@@ -40,6 +42,23 @@ impl Padding {
         self
     }
 
+    /// This input always to these lengths, one for each axis of an example; `None` pads to the longest of the batch. A batch
+    /// with a longer example is an [`ErrorKind::Data`] error.
+    ///
+    /// ```
+    /// use elistimator::data::{Dataset, Padding, Record};
+    ///
+    /// let sentences = Dataset::from_records(vec![Record::new().with("ids", vec![4i64, 5, 6])]);
+    /// let batch = sentences.padded_batch(8, Padding::new().shape("ids", [Some(5)])).open(0, 0, 0)?.next().unwrap()?;
+    /// assert_eq!(batch.get("ids")?.dims(), [1, 5]);
+    /// # Ok::<(), elistimator::Error>(())
+    /// ```
+    #[must_use]
+    pub fn shape(mut self, input: &str, dims: impl Into<Vec<Option<usize>>>) -> Self {
+        self.shapes.insert(input.to_owned(), dims.into());
+        self
+    }
+
     /// Adds an input `name` (i64, one per example) with the lengths of `input` along its first axis before padding.
     #[must_use]
     pub fn lengths(mut self, input: &str, name: &str) -> Self {
@@ -47,11 +66,27 @@ impl Padding {
         self
     }
 
+    /// One name of a batch.
     pub(crate) fn apply(&self, name: &str, arrays: &[Array], batch: &mut Record) -> Result<()> {
-        batch.insert(name, Array::pad_stack(arrays, self.values.get(name).copied().unwrap_or(0.0))?);
+        let shape = self.shapes.get(name).map(Vec::as_slice);
+        batch.insert(name, Array::pad_stack_to(arrays, self.values.get(name).copied().unwrap_or(0.0), shape)?);
         if let Some(lengths) = self.lengths.get(name) {
             let values: Vec<i64> = arrays.iter().map(|array| array.rows() as i64).collect();
             batch.insert(lengths.as_str(), values);
+        }
+        Ok(())
+    }
+
+    /// Whether what is set fits examples with these arrays.
+    pub(crate) fn check(&self, names: &[&str]) -> Result<()> {
+        let set = self.values.keys().chain(self.shapes.keys()).chain(self.lengths.keys());
+        if let Some(unknown) = set.into_iter().find(|name| !names.contains(&name.as_str())) {
+            let message = format!("padding is set for {unknown:?}, but the examples have {names:?}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        if let Some(taken) = self.lengths.values().find(|name| names.contains(&name.as_str())) {
+            let message = format!("the lengths cannot be named {taken:?}: the examples have an array of that name");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         Ok(())
     }

@@ -80,4 +80,8 @@ impl Stage for Prefetch {
 
     // How far it runs ahead does not change what comes.
     fn describe(&self, _: &mut String) {}
+
+    fn label(&self) -> String {
+        format!("prefetch({})", self.ahead)
+    }
 }

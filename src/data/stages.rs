@@ -220,10 +220,14 @@ impl Stage for Batch {
         // The batch size is compared on its own.
         out.push_str(if self.padding.is_some() { "padded batch" } else { "batch" });
     }
+
+    fn label(&self) -> String {
+        format!("{}({})", if self.padding.is_some() { "padded_batch" } else { "batch" }, self.size)
+    }
 }
 
 /// Stacks the arrays of each name.
-fn stack(examples: &[Record], padding: Option<&Padding>) -> Result<Record> {
+pub(crate) fn stack(examples: &[Record], padding: Option<&Padding>) -> Result<Record> {
     let names: Vec<&str> = examples.first().map(|first| first.names().collect()).unwrap_or_default();
     for (index, example) in examples.iter().enumerate() {
         if !example.names().eq(names.iter().copied()) {
@@ -231,6 +235,9 @@ fn stack(examples: &[Record], padding: Option<&Padding>) -> Result<Record> {
             let message = format!("example {index} has the inputs {found:?}, the first one {names:?}");
             return Err(Error::new(ErrorKind::Data, message));
         }
+    }
+    if let Some(padding) = padding {
+        padding.check(&names)?;
     }
     let mut batch = Record::new();
     for name in names {
@@ -256,8 +263,11 @@ impl Stage for Take {
     }
 
     fn len(&self) -> Option<u64> {
-        // Endless data is shorter than any count only here, where it cannot be told from data of unknown length.
-        self.input.len().map(|len| len.min(self.count))
+        self.input.len().map(|len| len.min(self.count)).or_else(|| self.input.is_endless().then_some(self.count))
+    }
+
+    fn is_endless(&self) -> bool {
+        false
     }
 
     fn input(&self) -> Option<&Arc<dyn Stage>> {
@@ -371,6 +381,10 @@ impl Stage for Repeat {
             (len, Some(times)) => len.checked_mul(times),
             (_, None) => None,
         }
+    }
+
+    fn is_endless(&self) -> bool {
+        self.input.is_endless() || (self.times.is_none() && self.input.len().is_some_and(|len| len > 0))
     }
 
     fn input(&self) -> Option<&Arc<dyn Stage>> {
