@@ -124,7 +124,8 @@ impl Store {
     fn tidy(&self) {
         let Ok(names) = self.storage.list(&self.dir) else { return };
         let is_there = |step: u64| self.storage.kind(&self.dir.join(dir_name(step))).is_ok();
-        let is_whole = |step: u64| self.load_path(&self.dir.join(dir_name(step))).is_ok();
+        // This name alone: what it replaces is what may be deleted for it.
+        let is_whole = |step: u64| self.load_once(&self.dir.join(dir_name(step))).is_ok();
         for (path, kind) in names {
             let outcome = match parse_name(&path) {
                 Some((step, true)) if kind == Kind::Directory && is_whole(step) => {

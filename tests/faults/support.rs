@@ -175,7 +175,13 @@ fn child() {
         // Who is not listening any more need not hear it.
         let _ = writeln!(std::io::stdout(), "{}", line.replace('\n', " "));
     };
-    let mut estimator = in_dir(Path::new(&dir)).max_to_keep(keep).resume_or_start().unwrap();
+    let mut estimator = match in_dir(Path::new(&dir)).max_to_keep(keep).resume_or_start() {
+        Ok(estimator) => estimator,
+        Err(error) => {
+            reply(Err(error));
+            std::process::exit(0);
+        }
+    };
     reply(estimator.setup(data()).map(|estimator| estimator.global_step()));
     for word in std::io::stdin().lines().map_while(std::result::Result::ok) {
         reply(match word.as_str() {
