@@ -124,7 +124,8 @@ impl Store {
     fn tidy(&self) {
         let Ok(names) = self.storage.list(&self.dir) else { return };
         let is_there = |step: u64| self.storage.kind(&self.dir.join(dir_name(step))).is_ok();
-        let is_whole = |step: u64| self.load_path(&self.dir.join(dir_name(step))).is_ok();
+        // This name alone: what it replaces is what may be deleted for it.
+        let is_whole = |step: u64| self.load_once(&self.dir.join(dir_name(step))).is_ok();
         for (path, kind) in names {
             let outcome = match parse_name(&path) {
                 Some((step, true)) if kind == Kind::Directory && is_whole(step) => {
@@ -196,14 +197,14 @@ impl Store {
         for (step, path) in found {
             let info = match cached.remove(&step).filter(|info| info.path == path) {
                 Some(info) => info,
-                None => match self.inspect(&path) {
-                    Ok(info) if info.step == step => info,
-                    Ok(info) => {
+                None => match self.inspect_settled(&path) {
+                    Ok(Some(info)) if info.step == step => info,
+                    Ok(None) if is_last => continue,
+                    Ok(None) => return Ok(None),
+                    Ok(Some(info)) => {
                         log::warn!("{} holds step {}, and is left out", path.display(), info.step);
                         continue;
                     }
-                    // Or another one has come to its place meanwhile.
-                    Err(_) if !is_last && (self.is_gone(&path) || self.inspect(&path).is_ok()) => return Ok(None),
                     Err(error) => {
                         log::warn!("left out of the checkpoints: {error}");
                         continue;
@@ -217,6 +218,22 @@ impl Store {
 
     fn is_gone(&self, path: &Path) -> bool {
         matches!(self.storage.kind(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// The same, again while a file is missing in what is there, since another save of the step may be taking its place;
+    /// `None` when all of it went away.
+    fn inspect_settled(&self, path: &Path) -> Result<Option<CheckpointInfo>> {
+        for _ in 1..ATTEMPTS {
+            match self.inspect(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    if self.is_gone(path) {
+                        return Ok(None);
+                    }
+                }
+                outcome => return outcome.map(Some),
+            }
+        }
+        self.inspect(path).map(Some)
     }
 
     fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
@@ -346,11 +363,22 @@ impl Store {
     pub(crate) fn load_path(&self, path: &Path) -> Result<Snapshot> {
         // A save of the same step puts other files under this name, and rotation takes them away, while they are read.
         let order = || self.read_state(path).ok().map(|state| state.order);
+        let replaced = match parse_name(path) {
+            Some((step, false)) => Some(path.with_file_name(replaced_name(step))),
+            _ => None,
+        };
         let mut before = order();
         for _ in 0..ATTEMPTS {
             let outcome = self.load_once(path);
             let after = order();
-            if after == before {
+            let is_missing =
+                after.is_none() && outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+            // Between the two renames of such a save the old one counts.
+            let aside = replaced.as_ref().filter(|aside| is_missing && self.storage.kind(aside).is_ok());
+            if let Some(Ok(snapshot)) = aside.map(|aside| self.load_path(aside)) {
+                return Ok(snapshot);
+            }
+            if after == before && (!is_missing || (aside.is_none() && self.is_gone(path))) {
                 return outcome;
             }
             before = after;

@@ -153,7 +153,7 @@ const DIR: &str = "ELISTIMATOR_TEST_FAULTS_DIR";
 const KEEP: &str = "ELISTIMATOR_TEST_FAULTS_KEEP";
 
 /// The command that starts this program as a child which reads words from its input and answers each with a line:
-/// `train` a step, `save`. `before` are words of a program that starts it.
+/// `train` a step, `validate`, `save`. `before` are words of a program that starts it.
 pub fn child_command(before: &[&str], dir: &Path, keep: usize) -> Command {
     let this = std::env::current_exe().unwrap();
     let words = [before, &[text(&this), "support::child", "--exact", "--nocapture", "--test-threads=1"]].concat();
@@ -175,11 +175,18 @@ fn child() {
         // Who is not listening any more need not hear it.
         let _ = writeln!(std::io::stdout(), "{}", line.replace('\n', " "));
     };
-    let mut estimator = in_dir(Path::new(&dir)).max_to_keep(keep).resume_or_start().unwrap();
+    let mut estimator = match in_dir(Path::new(&dir)).max_to_keep(keep).resume_or_start() {
+        Ok(estimator) => estimator,
+        Err(error) => {
+            reply(Err(error));
+            std::process::exit(0);
+        }
+    };
     reply(estimator.setup(data()).map(|estimator| estimator.global_step()));
     for word in std::io::stdin().lines().map_while(std::result::Result::ok) {
         reply(match word.as_str() {
             "train" => estimator.train_steps(1).map(|estimator| estimator.global_step()),
+            "validate" => estimator.validate().map(|_| estimator.global_step()),
             "save" => estimator.save_ckpt().map(|info| info.step),
             word => panic!("unknown word {word:?}"),
         });

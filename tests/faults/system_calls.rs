@@ -97,6 +97,9 @@ fn check_what_is_left(dir: &Path, outcome: &Outcome, expected: &BTreeMap<u64, Ha
     let Some(&last) = outcome.saved.last() else { return };
     let found = check(dir, expected);
     assert!(found >= last, "{place}: step {last} was acknowledged, {found} is there");
+    // A writer that tidies up and does no more.
+    drop(crate::support::run_in(dir, KEEP, 0));
+    assert_eq!(check(dir, expected), found, "{place}: tidied up");
     let again = run(&[], dir);
     assert!(again.is_success && again.errors.is_empty(), "{place}: {:?} {}", again.errors, again.stderr);
     assert_eq!(again.saved, [found + 1, found + 2, found + 2, found + 3], "{place}");
