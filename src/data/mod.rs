@@ -14,6 +14,8 @@ mod stages;
 
 pub use array::{Array, Dtype, Element};
 pub use dataset::{Dataset, Stream};
+#[cfg(test)]
+pub(crate) use idx::from_reader as idx_from_reader;
 pub use idx::{parse_idx, read_idx};
 pub use mnist::Mnist;
 pub use padding::Padding;
