@@ -249,9 +249,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn net_of(&self, which: Which) -> Result<M::Net> {
         let Snapshot { step, model, state, .. } = self.read_snapshot(&which)?;
         let mut net = model_outcome(unwind::catch(|| self.model.build(&self.device)))?;
-        variables::check(&net, model.entries(), &state.counters)
+        variables::check(&net, model.iter(), &state.counters)
             .map_err(|error| error.at(format_args!("checkpoint of step {step}")))?;
-        variables::write(&mut net, model.entries(), &state.counters).map_err(ModelError::into_error)?;
+        variables::write(&mut net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
         Ok(net)
     }
 
@@ -315,21 +315,18 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 place(Error::with_source(ErrorKind::Corrupt, "the input signature cannot be read", error))
             })?),
         };
-        variables::check(&self.net, model.entries(), &state.counters).map_err(place)?;
+        variables::check(&self.net, model.iter(), &state.counters).map_err(place)?;
         let mut optimizer = Optimizer::new(self.model.optimizer());
         // Kept beside the optimiser's state under a prefix that no moment has.
-        let (averages, moments): (Vec<_>, Vec<_>) =
-            moments.into_entries().into_iter().partition(|(name, _, _)| name.starts_with(EMA));
-        optimizer.restore(&self.net, &moments).map_err(place)?;
+        let averages = moments.iter().filter_map(|(name, dims, values)| Some((name.strip_prefix(EMA)?, dims, values)));
+        optimizer
+            .restore_views(&self.net, moments.iter().filter(|(name, ..)| !name.starts_with(EMA)))
+            .map_err(place)?;
         if let Some((average, _)) = &mut self.ema {
-            let averages: Vec<_> = averages
-                .into_iter()
-                .map(|(name, dims, values)| (name.strip_prefix(EMA).unwrap_or(&name).to_owned(), dims, values))
-                .collect();
-            average.restore(&self.net, &averages, step).map_err(place)?;
+            average.restore_views(&self.net, averages, step).map_err(place)?;
         }
 
-        variables::write(&mut self.net, model.entries(), &state.counters).map_err(ModelError::into_error)?;
+        variables::write(&mut self.net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
         self.optimizer = optimizer;
         self.global_step = step;
         self.start = Position { epoch: state.epoch, batch: state.position };

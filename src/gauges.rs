@@ -75,18 +75,20 @@ mod tests {
 
     #[test]
     fn rates_and_shares_are_those_since_the_last_reading() {
+        let begin = Instant::now();
         let mut gauges = Gauges::new();
         gauges.step(8);
         gauges.step(4);
         assert_eq!(gauges.waiting(|| std::thread::sleep(Duration::from_millis(40))), ());
         std::thread::sleep(Duration::from_millis(20));
         let values = gauges.read();
+        let whole = begin.elapsed().as_secs_f64();
         let of = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let (steps, examples) = (of("steps_per_second").unwrap(), of("examples_per_second").unwrap());
         assert!(steps > 0.0 && steps <= 2.0 / 0.06, "{steps}");
         assert!((examples - 6.0 * steps).abs() < 1e-6 * examples);
         let wait = of("data_wait").unwrap();
-        assert!(wait > 0.3 && wait < 1.0, "{wait}");
+        assert!(wait >= 0.04 / whole && wait < 1.0, "{wait} {whole}");
         gauges.step(1);
         std::thread::sleep(Duration::from_millis(5));
         let later = gauges.read();
@@ -96,9 +98,16 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn memory_grows_with_what_is_held() {
-        let before = resident().unwrap();
-        let held = vec![1u8; 64 << 20];
-        let after = resident().unwrap();
-        assert!(after - before > 32.0 && after < 1e6, "{before} {after} {}", held.len());
+        // Other tests of this process free and take memory meanwhile, so that one reading proves nothing: a reading that never
+        // grew would.
+        let grown = (0..50).any(|_| {
+            let before = resident().unwrap();
+            let held = std::hint::black_box(vec![1u8; 64 << 20]);
+            let after = resident().unwrap();
+            assert!(after < 1e6, "{after}");
+            drop(held);
+            after - before > 32.0
+        });
+        assert!(grown);
     }
 }

@@ -188,8 +188,8 @@ impl ModelDir {
             hyper_parameters,
             signature,
             settings: state.settings.into_iter().collect(),
-            weights: snapshot.model.entries().iter().map(tensor_info).collect(),
-            optimizer: snapshot.optimizer.entries().iter().map(tensor_info).collect(),
+            weights: snapshot.model.iter().map(tensor_info).collect(),
+            optimizer: snapshot.optimizer.iter().map(tensor_info).collect(),
             kept,
             info,
         })
@@ -256,9 +256,15 @@ impl ModelDir {
     }
 }
 
-fn tensor_info((name, dims, values): &(String, Vec<usize>, Vec<f32>)) -> TensorInfo {
+fn tensor_info((name, dims, values): (&str, &[usize], &[f32])) -> TensorInfo {
     let squares: f64 = values.iter().map(|&value| f64::from(value) * f64::from(value)).sum();
-    TensorInfo { name: name.clone(), dtype: "F32", dims: dims.clone(), len: values.len() as u64, norm: squares.sqrt() }
+    TensorInfo {
+        name: name.to_owned(),
+        dtype: "F32",
+        dims: dims.to_vec(),
+        len: values.len() as u64,
+        norm: squares.sqrt(),
+    }
 }
 
 fn not_found(doing: &str, path: &Path, error: io::Error) -> Error {

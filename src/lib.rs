@@ -36,6 +36,8 @@ mod error;
 mod evaluation;
 mod features;
 mod feed;
+#[cfg(test)]
+mod fuzz;
 mod gauges;
 mod gradient_pool;
 mod hashes;

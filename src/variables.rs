@@ -68,8 +68,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let message = format!("variable {name:?}: found shape {:?}, expected {dims:?}", values.dims());
             return Err(Error::new(ErrorKind::Mismatch, message));
         }
-        let tensor = (name.to_owned(), dims, values.as_slice::<f32>()?.to_vec());
-        variables::write(&mut self.net, &[tensor], &Vec::new()).map_err(ModelError::into_error)?;
+        let tensor = (name, dims.as_slice(), values.as_slice::<f32>()?);
+        variables::write(&mut self.net, std::iter::once(tensor), &Vec::new()).map_err(ModelError::into_error)?;
         Ok(self)
     }
 
@@ -137,21 +137,21 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             true => self.reader(|store| store.load_path(path))?.model,
             false => {
                 let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
-                Tensors::from_bytes(&bytes).map_err(|error| error.at(path.display()))?
+                Tensors::from_bytes(bytes).map_err(|error| error.at(path.display()))?
             }
         };
-        let file: BTreeMap<String, (Vec<usize>, Vec<f32>)> =
-            tensors.into_entries().into_iter().map(|(name, dims, values)| (name, (dims, values))).collect();
+        let file: BTreeMap<&str, (&[usize], &[f32])> =
+            tensors.iter().map(|(name, dims, values)| (name, (dims, values))).collect();
         let mut taken = std::collections::BTreeSet::new();
         let (mut report, mut entries) = (WarmStart::default(), Vec::new());
         for (name, dims) in self.variables() {
             let Some(wanted) = source(&name) else { continue };
-            match file.get(&wanted) {
+            match file.get(wanted.as_str()) {
                 None => report.missing.push(name),
-                Some((found, values)) => {
+                Some(&(found, values)) => {
                     taken.insert(wanted);
-                    if *found == dims {
-                        entries.push((name.clone(), dims, values.clone()));
+                    if found == dims {
+                        entries.push((name.clone(), found, values));
                         report.loaded.push(name);
                     } else {
                         report.mismatched.push(format!("{name}: found {found:?}, expected {dims:?}"));
@@ -159,8 +159,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 }
             }
         }
-        report.unexpected = file.into_keys().filter(|name| !taken.contains(name)).collect();
-        variables::write(&mut self.net, &entries, &Vec::new()).map_err(ModelError::into_error)?;
+        report.unexpected = file.into_keys().filter(|name| !taken.contains(*name)).map(str::to_owned).collect();
+        let entries = entries.iter().map(|(name, dims, values)| (name.as_str(), *dims, *values));
+        variables::write(&mut self.net, entries, &Vec::new()).map_err(ModelError::into_error)?;
         Ok(report)
     }
 

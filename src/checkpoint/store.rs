@@ -399,7 +399,7 @@ impl Store {
         let state = self.read_state(path)?;
         let read = |name: &str| self.read_checked(path, name, &state);
         let tensors =
-            |name: &str| Tensors::from_bytes(&read(name)?).map_err(|error| error.at(path.join(name).display()));
+            |name: &str| Tensors::from_bytes(read(name)?).map_err(|error| error.at(path.join(name).display()));
         Ok(Snapshot {
             step: state.step,
             model: tensors(MODEL)?,
@@ -423,7 +423,7 @@ impl Store {
                 }
                 for name in [MODEL, OPTIMIZER] {
                     let tensors = self.read_checked(path, name, &state).and_then(|bytes| {
-                        Tensors::from_bytes(&bytes).map_err(|error| error.at(path.join(name).display()))
+                        Tensors::from_bytes(bytes).map_err(|error| error.at(path.join(name).display()))
                     });
                     faults.extend(tensors.err());
                 }

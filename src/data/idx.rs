@@ -1,7 +1,7 @@
 //! The IDX format of MNIST and its kin.
 
 use std::fs::File;
-use std::io::{Read, Take};
+use std::io::{Cursor, Read, Take};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
@@ -20,22 +20,22 @@ const LIMIT: u64 = 1 << 32;
 /// truncated, too long, or not in this format. Never more memory than the file unpacks to is used.
 pub fn read_idx(path: impl AsRef<Path>) -> Result<Array> {
     let path = path.as_ref();
-    let mut start = [0u8; 2];
-    let open = || File::open(path).map_err(|error| Error::io("open", path, error));
-    let count = read_up_to(&mut open()?, &mut start).map_err(|error| Error::io("read", path, error))?;
-    let bytes = if count == 2 && start == [0x1f, 0x8b] {
-        unpack(MultiGzDecoder::new(open()?).take(LIMIT + 1), path)?
-    } else {
-        unpack(open()?.take(LIMIT + 1), path)?
-    };
-    parse_idx(&bytes).map_err(|error| error.at(path.display()))
+    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
+    from_reader(file, path)
 }
 
-fn read_up_to(file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut bytes = Vec::with_capacity(buffer.len());
-    file.take(buffer.len() as u64).read_to_end(&mut bytes)?;
-    buffer[..bytes.len()].copy_from_slice(&bytes);
-    Ok(bytes.len())
+/// Reads the file that is at `path`.
+pub(crate) fn from_reader(mut file: impl Read, path: &Path) -> Result<Array> {
+    let mut start = Vec::with_capacity(2);
+    file.by_ref().take(2).read_to_end(&mut start).map_err(|error| Error::io("read", path, error))?;
+    let is_packed = start == [0x1f, 0x8b];
+    let whole = Cursor::new(start).chain(file);
+    let bytes = if is_packed {
+        unpack(MultiGzDecoder::new(whole).take(LIMIT + 1), path)?
+    } else {
+        unpack(whole.take(LIMIT + 1), path)?
+    };
+    parse_idx(&bytes).map_err(|error| error.at(path.display()))
 }
 
 fn unpack(mut reader: Take<impl Read>, path: &Path) -> Result<Vec<u8>> {

@@ -38,6 +38,8 @@ mod zip;
 pub use array::{Array, Dtype, Element};
 pub use csv::Csv;
 pub use dataset::{Dataset, Stream};
+#[cfg(test)]
+pub(crate) use idx::from_reader as idx_from_reader;
 pub use idx::{parse_idx, read_idx};
 #[cfg(feature = "image")]
 pub use image_folder::ImageFolder;

@@ -8,6 +8,14 @@ use crate::{Device, Error, ErrorKind, ModelResult, Result};
 /// A tensor on its way to or from a file: name, dimensions, values in row-major order.
 pub(crate) type Named = (String, Vec<usize>, Vec<f32>);
 
+/// The same, borrowed.
+pub(crate) type View<'v> = (&'v str, &'v [usize], &'v [f32]);
+
+/// Borrows a tensor.
+pub(crate) fn view((name, dims, values): &Named) -> View<'_> {
+    (name, dims, values)
+}
+
 /// Counts of calls of the random streams, by name.
 pub(crate) type Counters = Vec<(String, u64)>;
 
@@ -43,9 +51,12 @@ pub(crate) fn prepare<D: Device, N: Network<D>>(net: &N, seed: u64) -> ModelResu
 }
 
 /// Whether these tensors are exactly those of the network: every name, every shape.
-pub(crate) fn check<D: Device, N: Network<D>>(net: &N, tensors: &[Named], counters: &Counters) -> Result<()> {
-    let mut found: BTreeMap<&str, &[usize]> =
-        tensors.iter().map(|(name, dims, _)| (name.as_str(), dims.as_slice())).collect();
+pub(crate) fn check<'v, D: Device, N: Network<D>>(
+    net: &N,
+    tensors: impl Iterator<Item = View<'v>>,
+    counters: &Counters,
+) -> Result<()> {
+    let mut found: BTreeMap<&str, &[usize]> = tensors.map(|(name, dims, _)| (name, dims)).collect();
     let mut counted: BTreeSet<&str> = counters.iter().map(|(name, _)| name.as_str()).collect();
     let mut wrong = Vec::new();
     net.visit(&mut Visitor::new(&mut |name, part| {
@@ -72,9 +83,12 @@ pub(crate) fn check<D: Device, N: Network<D>>(net: &N, tensors: &[Named], counte
 }
 
 /// Writes tensors that were [checked](check) into the network.
-pub(crate) fn write<D: Device, N: Network<D>>(net: &mut N, tensors: &[Named], counters: &Counters) -> ModelResult<()> {
-    let values: BTreeMap<&str, &[f32]> =
-        tensors.iter().map(|(name, _, values)| (name.as_str(), values.as_slice())).collect();
+pub(crate) fn write<'v, D: Device, N: Network<D>>(
+    net: &mut N,
+    tensors: impl Iterator<Item = View<'v>>,
+    counters: &Counters,
+) -> ModelResult<()> {
+    let values: BTreeMap<&str, &[f32]> = tensors.map(|(name, _, values)| (name, values)).collect();
     net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
         match part {
             PartMut::Parameter(parameter) => {

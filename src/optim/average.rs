@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dfdx::tensor_ops::{TryAdd, TryMul};
 
-use crate::nn::variables::Named;
+use crate::nn::variables::{self, Named, View};
 use crate::nn::{Network, Parameter, Part, PartMut, Visitor, VisitorMut};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 
@@ -120,20 +120,30 @@ impl<D: Device> WeightAverage<D> {
     /// # Errors
     /// [`ErrorKind::Mismatch`] when they are not those of this network, with nothing changed; those of the device.
     pub fn restore<N: Network<D>>(&mut self, net: &N, tensors: &[Named], count: u64) -> Result<()> {
-        if tensors.is_empty() {
+        self.restore_views(net, tensors.iter().map(variables::view), count)
+    }
+
+    /// [`restore`](Self::restore) from where the values are.
+    pub(crate) fn restore_views<'v, N: Network<D>>(
+        &mut self,
+        net: &N,
+        tensors: impl Iterator<Item = View<'v>>,
+        count: u64,
+    ) -> Result<()> {
+        let mut found: BTreeMap<&str, View<'_>> = tensors.map(|tensor| (tensor.0, tensor)).collect();
+        if found.is_empty() {
             (self.values, self.count) = (BTreeMap::new(), 0);
             return Ok(());
         }
-        let mut found: BTreeMap<&str, &Named> = tensors.iter().map(|tensor| (tensor.0.as_str(), tensor)).collect();
         let mut values = BTreeMap::new();
         net.visit(&mut Visitor::new(&mut |name, part| {
             let Part::Parameter(parameter) = part else { return Ok(()) };
             let (_, _, saved) = found
                 .remove(name)
-                .filter(|(_, dims, _)| dims == parameter.dims())
+                .filter(|(_, dims, _)| *dims == parameter.dims())
                 .ok_or_else(|| ModelError::from(unknown(name)))?;
             let device = parameter.identity().device().clone();
-            values.insert(name.to_owned(), Parameter::from_vec(&device, parameter.dims(), saved.clone())?);
+            values.insert(name.to_owned(), Parameter::from_vec(&device, parameter.dims(), saved.to_vec())?);
             Ok(())
         }))
         .map_err(ModelError::into_error)?;

@@ -89,7 +89,7 @@ impl EarlyStopping {
         if is_better {
             (self.best, self.best_step, self.since_best) = (Some(value), step, 0);
         } else {
-            self.since_best += 1;
+            self.since_best = self.since_best.saturating_add(1);
         }
         let is_tired = match self.patience_steps {
             Some(steps) => step.saturating_sub(self.best_step) >= steps,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dfdx::tensor_ops::{SumTo, TryStack};
 
-use crate::nn::variables::Named;
+use crate::nn::variables::{self, Named, View};
 use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
 use crate::optim::update::Moments;
 use crate::optim::{OptimizerConfig, gradient};
@@ -205,8 +205,17 @@ impl<D: Device> Optimizer<D> {
     /// # Errors
     /// [`ErrorKind::Mismatch`] naming what is missing, unknown, or of another shape.
     pub fn restore<N: Network<D>>(&mut self, net: &N, tensors: &[Named]) -> Result<()> {
+        self.restore_views(net, tensors.iter().map(variables::view))
+    }
+
+    /// [`restore`](Self::restore) from where the values are.
+    pub(crate) fn restore_views<'v, N: Network<D>>(
+        &mut self,
+        net: &N,
+        tensors: impl Iterator<Item = View<'v>>,
+    ) -> Result<()> {
         let mut found: BTreeMap<&str, (&[usize], &[f32])> =
-            tensors.iter().map(|(name, dims, values)| (name.as_str(), (dims.as_slice(), values.as_slice()))).collect();
+            tensors.map(|(name, dims, values)| (name, (dims, values))).collect();
         let mut wrong = Vec::new();
         let mut slots = Vec::new();
         let mut restored: Moments<D> = [Gradients::leaky(), Gradients::leaky()];

@@ -89,7 +89,7 @@ impl ReduceOnPlateau {
         if is_better {
             (self.best, self.bad) = (Some(value), 0);
         } else {
-            self.bad += 1;
+            self.bad = self.bad.saturating_add(1);
         }
         if self.cooling > 0 {
             self.cooling -= 1;

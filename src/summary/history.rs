@@ -43,9 +43,14 @@ impl History {
     /// last that cannot be read, or [`ErrorKind::Io`].
     pub fn load(dir: impl AsRef<Path>) -> Result<Self> {
         let path = dir.as_ref().join(FILE);
+        Self::read(open(&path)?, &path)
+    }
+
+    /// Reads the file that is at `path`.
+    pub(crate) fn read(file: impl Read, path: &Path) -> Result<Self> {
         let mut records = Vec::new();
         let mut bad = None;
-        for_each_line(&path, |number, line| {
+        for_each_line(file, path, |number, line| {
             if let Some(number) = bad {
                 let message = format!("{}: line {number} is not a record of a history", path.display());
                 return Err(Error::new(ErrorKind::Corrupt, message));
@@ -238,14 +243,17 @@ fn parse(line: &[u8]) -> Option<Record> {
     })
 }
 
-/// Calls `each` with the number of a line and the line, without its end; a last line without an end is there too.
-fn for_each_line(path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
-    let file = File::open(path).map_err(|error| match error.kind() {
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             Error::with_source(ErrorKind::NotFound, format!("there is no history {}", path.display()), error)
         }
         _ => Error::io("open", path, error),
-    })?;
+    })
+}
+
+/// Calls `each` with the number of a line and the line, without its end; a last line without an end is there too.
+fn for_each_line(file: impl Read, path: &Path, mut each: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
     let mut reader = BufReader::new(file);
     let mut line = Vec::new();
     for number in 1.. {
@@ -272,17 +280,17 @@ fn cut(path: &Path, first_step: u64) -> Result<()> {
     let mut keep = Vec::new();
     let mut changed = false;
     let mut last_is_bad = false;
-    let scanned = for_each_line(path, |_, line| {
+    let file = match open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for_each_line(file, path, |_, line| {
         let record = parse(line);
         last_is_bad = record.is_none();
         keep.push(record.is_none_or(|record| record.step < first_step));
         changed |= keep.last() == Some(&false);
         Ok(())
-    });
-    match scanned {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    }
+    })?;
     if last_is_bad {
         keep.pop();
         keep.push(false);
@@ -295,7 +303,7 @@ fn cut(path: &Path, first_step: u64) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     let mut new = BufWriter::new(tempfile::NamedTempFile::new_in(dir).map_err(failed)?);
     let mut kept = keep.iter();
-    for_each_line(path, |_, line| {
+    for_each_line(open(path)?, path, |_, line| {
         if kept.next() == Some(&true) {
             new.write_all(line).and_then(|()| new.write_all(b"\n")).map_err(failed)?;
         }

@@ -1,0 +1,169 @@
+//! What is fuzzed: every reader of bytes, with what must hold for what it accepts.
+
+use std::path::Path;
+
+use safetensors::SafeTensors;
+use serde::{Deserialize, Serialize};
+
+use super::mutator::Mutator;
+use crate::checkpoint::parsers::{index_from_bytes, index_to_bytes, metrics_from_bytes, metrics_to_bytes};
+use crate::checkpoint::{Monitor, State, Tensors};
+use crate::data::{Array, Record, Signature, parse_idx};
+use crate::optim::{EarlyStopping, Schedule};
+use crate::summary::History;
+
+/// One reader.
+pub(super) struct Target {
+    /// Also the name of its directory in the corpus.
+    pub(super) name: &'static str,
+    /// How many bytes of memory a byte of input may take at most, beside the 2 MiB that may be reserved before what is in the input is known.
+    pub(super) growth: usize,
+    /// Makes what a checksum or a length is about right again.
+    pub(super) repair: fn(&mut Vec<u8>, &mut Mutator),
+    /// Whether the input was accepted.
+    pub(super) accepts: fn(&[u8]) -> bool,
+}
+
+pub(super) const TARGETS: [Target; 9] = [
+    Target { name: "state", growth: 24, repair: seal, accepts: state },
+    Target { name: "metrics", growth: 24, repair: seal, accepts: metrics },
+    Target { name: "index", growth: 24, repair: seal, accepts: index },
+    Target { name: "tensors", growth: 8, repair: header_length, accepts: tensors },
+    Target { name: "signature", growth: 64, repair: nothing, accepts: signature },
+    Target { name: "hyper_parameters", growth: 64, repair: nothing, accepts: hyper_parameters },
+    Target { name: "idx", growth: 8, repair: nothing, accepts: idx },
+    // A deflated byte unpacks to a thousand.
+    Target { name: "idx_gz", growth: 8 * 1100, repair: nothing, accepts: idx_gz },
+    Target { name: "history", growth: 64, repair: nothing, accepts: history },
+];
+
+fn nothing(_: &mut Vec<u8>, _: &mut Mutator) {}
+
+/// The checksum at the end; now and then the magic and the version as well.
+fn seal(bytes: &mut Vec<u8>, mutator: &mut Mutator) {
+    if mutator.one_in(16) || bytes.len() < 16 {
+        return;
+    }
+    if !mutator.one_in(16) {
+        bytes[8..12].copy_from_slice(&1u32.to_le_bytes());
+    }
+    let end = bytes.len() - 4;
+    let checksum = crc32fast::hash(&bytes[..end]).to_le_bytes();
+    bytes[end..].copy_from_slice(&checksum);
+}
+
+/// The length of the header, up to the brace that ends it.
+fn header_length(bytes: &mut Vec<u8>, mutator: &mut Mutator) {
+    if bytes.len() < 8 || mutator.one_in(8) {
+        return;
+    }
+    let end = bytes[8..].windows(2).rposition(|pair| pair == b"}}").map_or(bytes.len() - 8, |at| at + 2);
+    bytes[..8].copy_from_slice(&(end as u64).to_le_bytes());
+}
+
+fn state(bytes: &[u8]) -> bool {
+    let Ok(state) = State::from_bytes(bytes) else { return false };
+    assert_eq!(State::from_bytes(&state.to_bytes().unwrap()).unwrap(), state);
+    true
+}
+
+fn metrics(bytes: &[u8]) -> bool {
+    let Ok(metrics) = metrics_from_bytes(bytes) else { return false };
+    let written = metrics_to_bytes(&metrics).unwrap();
+    assert_eq!(metrics_to_bytes(&metrics_from_bytes(&written).unwrap()).unwrap(), written);
+    true
+}
+
+fn index(bytes: &[u8]) -> bool {
+    let dir = Path::new("/run/checkpoints");
+    let Ok(list) = index_from_bytes(bytes, dir) else { return false };
+    assert!(list.iter().all(|info| info.path.parent() == Some(dir)));
+    let _ = Monitor::default().best(&list);
+    let written = index_to_bytes(&list).unwrap();
+    assert_eq!(index_to_bytes(&index_from_bytes(&written, dir).unwrap()).unwrap(), written);
+    true
+}
+
+fn tensors(bytes: &[u8]) -> bool {
+    let Ok(tensors) = Tensors::from_bytes(bytes.to_vec()) else { return false };
+    let values: usize = tensors.iter().map(|(_, _, values)| values.len()).sum();
+    assert!(4 * values < bytes.len());
+    // What we read, others read alike: but for texts beside the tensors, which we leave alone.
+    if !bytes.windows(12).any(|word| word == b"__metadata__") && !bytes.contains(&b'\\') {
+        let theirs = SafeTensors::deserialize(bytes).unwrap();
+        assert_eq!(theirs.len(), tensors.iter().count());
+        for (name, dims, values) in tensors.iter() {
+            let view = theirs.tensor(name).unwrap();
+            assert_eq!(view.shape(), dims);
+            assert!(view.data().as_chunks::<4>().0.iter().copied().eq(values.iter().map(|v| v.to_le_bytes())));
+        }
+    }
+    let written = tensors.to_bytes().unwrap();
+    assert_eq!(Tensors::from_bytes(written.clone()).unwrap().to_bytes().unwrap(), written);
+    tensors.are_finite();
+    true
+}
+
+fn signature(bytes: &[u8]) -> bool {
+    let Ok(mut signature) = serde_json::from_slice::<Signature>(bytes) else { return false };
+    let written = serde_json::to_vec(&signature).unwrap();
+    assert_eq!(serde_json::from_slice::<Signature>(&written).unwrap(), signature);
+    let _ = signature.to_string();
+    let batch = Record::new().with("x", Array::new([2, 3], vec![0.5f32; 6]).unwrap()).with("y", vec![1i64, 2]);
+    let _ = signature.check_batch(&batch, &["x", "z"]);
+    if signature.widen(&batch).is_ok() {
+        signature.check_batch(&batch, &[]).unwrap();
+    }
+    true
+}
+
+/// As a model function may have them, and what else is kept as JSON.
+fn hyper_parameters(bytes: &[u8]) -> bool {
+    #[derive(Serialize, Deserialize, PartialEq, Debug)]
+    struct Model {
+        learning_rate: f64,
+        hidden: usize,
+        name: String,
+        #[serde(default)]
+        schedule: Schedule,
+    }
+    let monitor = serde_json::from_slice::<Monitor>(bytes).is_ok();
+    let stop = serde_json::from_slice::<EarlyStopping>(bytes);
+    if let Ok(mut stop) = stop {
+        let _ = stop.update(&crate::metrics::Metrics::new(), u64::MAX);
+        let mut metrics = crate::metrics::Metrics::new();
+        metrics.insert("loss", 0.5);
+        let _ = stop.update(&metrics, u64::MAX).map(EarlyStopping::is_finished);
+    }
+    let Ok(model) = serde_json::from_slice::<Model>(bytes) else { return monitor };
+    let written = serde_json::to_vec(&model).unwrap();
+    if serde_json::from_slice::<Model>(&written).is_ok_and(|back| back == model) {
+        for step in [0, 1, 7, u64::MAX] {
+            let _ = model.schedule.learning_rate(model.learning_rate, step);
+        }
+    }
+    true
+}
+
+fn idx(bytes: &[u8]) -> bool {
+    let Ok(array) = parse_idx(bytes) else { return false };
+    assert!(array.dims().iter().product::<usize>() < bytes.len());
+    true
+}
+
+fn idx_gz(bytes: &[u8]) -> bool {
+    crate::data::idx_from_reader(bytes, Path::new("memory")).is_ok()
+}
+
+fn history(bytes: &[u8]) -> bool {
+    let Ok(history) = History::read(bytes, Path::new("memory")) else { return false };
+    for name in history.names() {
+        let _ = history.series(&name);
+    }
+    let _ = history.without_machine();
+    // A table of many steps by many names is as large as both together: that is the caller's choice.
+    if history.records().len() < 64 {
+        let _ = history.to_csv();
+    }
+    !history.records().is_empty()
+}
