@@ -64,7 +64,7 @@ pub use builder::{Builder, Every, Mode, NotFinite};
 pub use checkpointing::Which;
 pub use device::{Device, DeviceSpec};
 pub use elistimator::Elistimator;
-pub use ensemble::{Combine, Ensemble};
+pub use ensemble::{Combine, Ensemble, EnsembleMetrics};
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};
 pub use features::{Features, Indices};
 pub use hashes::Hashes;

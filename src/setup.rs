@@ -62,10 +62,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// The data as the model function reads it: checked to be batched, its signature noted, preprocessed.
     pub(crate) fn prepare(&self, dataset: Dataset, purpose: &str) -> Result<Dataset> {
-        if !dataset.is_batched() {
-            let message = format!("the {purpose} data gives single examples, expected batches: add `.batch(n)` to it");
-            return Err(Error::new(ErrorKind::Data, message));
-        }
+        let dataset = batched(dataset, purpose)?;
         let (model, signature) = (Arc::clone(&self.model), Arc::clone(&self.signature));
         let is_training = purpose == "training";
         Ok(dataset.map_before_prefetch(move |batch| {
@@ -104,6 +101,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         text.push_str(&format!("  {count} values in {} variables, step {}", rows.len(), self.global_step));
         text
     }
+}
+
+/// The data, if it gives batches.
+pub(crate) fn batched(dataset: Dataset, purpose: &str) -> Result<Dataset> {
+    if !dataset.is_batched() {
+        let message = format!("the {purpose} data gives single examples, expected batches: add `.batch(n)` to it");
+        return Err(Error::new(ErrorKind::Data, message));
+    }
+    Ok(dataset)
 }
 
 /// Fixes the signature from the first batch, and widens it by the later ones.
