@@ -25,6 +25,7 @@
 //! [dfdx]: https://docs.rs/dfdx
 
 mod accumulation;
+mod average;
 mod builder;
 pub mod checkpoint;
 mod checkpointing;

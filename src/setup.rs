@@ -17,7 +17,8 @@ use crate::progress::Progress;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
-    pub(crate) fn new(model: M, options: Options) -> Result<Self> {
+    pub(crate) fn new(model: impl Into<Arc<M>>, options: Options) -> Result<Self> {
+        let model = model.into();
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
@@ -37,7 +38,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
             logs: Logs::new(options.log_every)?,
-            model: Arc::new(model),
+            model,
             net,
             optimizer,
             ema,
