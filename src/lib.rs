@@ -46,6 +46,7 @@ pub mod metrics;
 mod model_fn;
 pub mod nn;
 pub mod optim;
+mod parameters;
 mod prediction;
 pub mod prelude;
 pub mod progress;
@@ -71,6 +72,7 @@ pub use features::{Features, Indices};
 pub use hashes::Hashes;
 pub use inputs::{InputFn, Inputs};
 pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
+pub use parameters::{ParameterCount, ParameterSummary};
 pub use prediction::{Predictions, Request};
 pub use range_test::RangeTest;
 pub use settings::{Difference, Setting};
@@ -80,3 +82,12 @@ pub use variables::WarmStart;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The pages' programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-tf-estimator.md")]
+struct FromTfEstimator;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;
