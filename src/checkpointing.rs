@@ -89,6 +89,11 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
             Which::Step(step) => store.load(*step)?,
             Which::Path(path) => store.load_path(path)?,
         };
+        Ok(Self::of_snapshot(&snapshot, model_dir)?.restoring(which))
+    }
+
+    /// Begins with the hyper-parameters and the seed of a snapshot.
+    pub(crate) fn of_snapshot(snapshot: &Snapshot, model_dir: &Path) -> Result<Self> {
         let model = serde_json::from_slice(&snapshot.hyper_parameters).map_err(|error| {
             let message = format!(
                 "the hyper-parameters of step {} in {} do not fit this model function (give new fields a serde default)",
@@ -97,7 +102,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
             );
             Error::with_source(ErrorKind::Mismatch, message, error)
         })?;
-        Ok(Self::new(model).model_dir(model_dir).seed(snapshot.state.seed).restoring(which))
+        Ok(Self::new(model).model_dir(model_dir).seed(snapshot.state.seed))
     }
 }
 
@@ -295,6 +300,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             .then(|| self.validated.1.clone().into());
         let (model, optimizer) = (Tensors::new(model)?, Tensors::new(optimizer)?);
         Ok(Snapshot { step: self.global_step, model, optimizer, hyper_parameters, state, metrics })
+    }
+
+    /// The same estimator at the state of a snapshot.
+    pub(crate) fn at(mut self, snapshot: Snapshot) -> Result<Self> {
+        self.apply(snapshot)?;
+        Ok(self)
     }
 
     /// Checks a whole snapshot against this model, then takes it over: nothing is changed before all is known to fit.

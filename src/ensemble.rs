@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::builder::Builder;
+use crate::checkpoint::{Members, Snapshot, Tensors};
 use crate::data::{Array, Record};
 use crate::inputs::InputFn;
-use crate::metrics::Metrics;
+use crate::metrics::{Mean, Metric, Metrics};
+use crate::setup::batched;
 use crate::{Device, DeviceSpec, Elistimator, Error, ErrorKind, ModelFn, Request, Result};
 
 /// How members become one prediction.
@@ -18,8 +20,29 @@ pub enum Combine {
     Vote,
 }
 
+/// What [`Ensemble::evaluate`] found.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct EnsembleMetrics {
+    /// The metrics of every member, from its model function.
+    pub members: Vec<Metrics>,
+    /// `accuracy` and `loss` of the ensemble.
+    pub ensemble: Metrics,
+}
+
 /// Members of one model function that predict together: the snapshots of one run with a cyclic learning rate (Huang et al.
 /// 2017), or checkpoints of several runs.
+///
+/// ```no_run
+/// # use elistimator::{Ensemble, prelude::*};
+/// # fn go<M: ModelFn>(test: Dataset) -> Result<()> {
+/// let ensemble = Ensemble::<M, Cpu>::from_checkpoints("runs/mnist", &[400, 800, 1200], DeviceSpec::Cpu)?;
+/// println!("{}", ensemble.accuracy(&test, "probabilities", "labels")?);
+/// ensemble.save("runs/ensemble")?;
+/// let ensemble = Ensemble::<M, Cpu>::load("runs/ensemble", DeviceSpec::Cpu)?;
+/// # Ok(())
+/// # }
+/// ```
 pub struct Ensemble<M: ModelFn<D>, D: Device> {
     members: Vec<Elistimator<M, D>>,
     weights: Vec<f64>,
@@ -88,7 +111,7 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
             let outputs = member.predict_outputs(Request::Named(request.clone()), &[output])?;
             outputs.get(output).cloned()
         });
-        self.combined(outputs.collect::<Result<_>>()?)
+        self.combined(&outputs.collect::<Result<Vec<_>>>()?)
     }
 
     /// [`predict`](Self::predict) for every batch of a data set.
@@ -96,27 +119,15 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
     /// # Errors
     /// Those of the data and of [`Elistimator::predict_all`].
     pub fn predict_all(&self, input: impl InputFn, output: &str) -> Result<Vec<Array>> {
-        let dataset = input.dataset()?;
-        let mut streams = Vec::new();
-        for member in &self.members {
-            streams.push(member.predict_all(dataset.clone())?);
-        }
         let mut combined = Vec::new();
-        loop {
-            let mut outputs = Vec::with_capacity(streams.len());
-            for stream in &mut streams {
-                if let Some(batch) = stream.next().transpose()? {
-                    outputs.push(batch.get(output)?.clone());
-                }
-            }
-            if outputs.len() < streams.len() {
-                return Ok(combined);
-            }
-            combined.push(self.combined(outputs)?);
-        }
+        self.each_batch(input, output, |_, prediction| {
+            combined.push(prediction);
+            Ok(())
+        })?;
+        Ok(combined)
     }
 
-    /// The metrics of every member by itself.
+    /// The metrics of every member by itself, as its model function gives them.
     ///
     /// # Errors
     /// Those of [`Elistimator::evaluate`].
@@ -125,35 +136,132 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
         self.members.iter().map(|member| member.evaluate(dataset.clone())).collect()
     }
 
+    /// Members and ensemble of a classifier side by side. The members' metrics come from their model function's `evaluate`. That
+    /// one measures a network, which an ensemble is not: its `accuracy`, and as `loss` the mean of `-ln(probability of the
+    /// label)`, come from the combined probabilities `output` and the classes in `labels` (`i64`). For any other metric there is
+    /// [`measure`](Self::measure).
+    ///
+    /// Members that [vote](Combine::Vote) can leave a label without a share, and the loss is then infinite.
+    ///
+    /// # Errors
+    /// Those of [`evaluate_members`](Self::evaluate_members) and [`measure`](Self::measure); [`ErrorKind::Data`] when the labels
+    /// are not one class per row, or the output is no probability.
+    pub fn evaluate(&self, input: impl InputFn, output: &str, labels: &str) -> Result<EnsembleMetrics> {
+        let dataset = input.dataset()?;
+        let members = self.evaluate_members(&dataset)?;
+        let loss = self.measure(&dataset, output, |batch, probabilities| {
+            let rows = rows(batch, labels, probabilities)?;
+            rows.into_iter().map(|(row, label)| log_loss(row, label)).collect::<Result<Vec<_>>>().map(Mean::of)
+        })?;
+        let mut ensemble = Metrics::new();
+        ensemble.insert("loss", loss.value());
+        ensemble.insert("accuracy", self.accuracy(&dataset, output, labels)?);
+        Ok(EnsembleMetrics { members, ensemble })
+    }
+
     /// The share of examples at which the ensemble's largest value of `output` is at the class in `labels` (`i64`).
     ///
     /// # Errors
-    /// Those of [`predict_all`](Self::predict_all); [`ErrorKind::Data`] without examples or when the labels are not one per row.
+    /// Those of [`measure`](Self::measure); [`ErrorKind::Data`] when the labels are not one class per row.
     pub fn accuracy(&self, input: impl InputFn, output: &str, labels: &str) -> Result<f64> {
-        let dataset = input.dataset()?;
-        let predictions = self.predict_all(dataset.clone(), output)?;
-        let (mut hits, mut count) = (0, 0);
-        for (batch, prediction) in dataset.open(0, 0, 0)?.zip(predictions) {
-            let batch = batch?;
-            let labels = batch.get(labels)?.as_slice::<i64>()?;
-            let values = prediction.as_slice::<f32>()?;
-            if labels.is_empty() || values.len() % labels.len() != 0 || values.len() < labels.len() {
-                let message = format!("found {} labels for {} values of {output:?}", labels.len(), values.len());
-                return Err(Error::new(ErrorKind::Data, message));
-            }
-            let rows = values.chunks(values.len() / labels.len());
-            hits += rows.zip(labels).filter(|(row, label)| i64::try_from(largest(row)) == Ok(**label)).count();
-            count += labels.len();
-        }
-        match count {
-            0 => Err(Error::new(ErrorKind::Data, "the accuracy of an ensemble needs at least one example")),
-            count => Ok(hits as f64 / count as f64),
-        }
+        let hits = self.measure(input, output, |batch, values| {
+            let rows = rows(batch, labels, values)?;
+            Ok(Mean::of(rows.into_iter().map(|(row, label)| f64::from(u8::from(largest(row) == label)))))
+        })?;
+        Ok(hits.value())
     }
 
-    fn combined(&self, outputs: Vec<Array>) -> Result<Array> {
+    /// Any metric of the combined `output`: `state` is called with every batch, as preprocessed, and the ensemble's output for
+    /// it, and the metric's states are merged.
+    ///
+    /// # Errors
+    /// Those of the data, of [`Elistimator::predict_all`] and of `state`; [`ErrorKind::Data`] without examples.
+    pub fn measure<T: Metric>(
+        &self,
+        input: impl InputFn,
+        output: &str,
+        mut state: impl FnMut(&Record, &Array) -> Result<T>,
+    ) -> Result<T> {
+        let mut merged: Option<T> = None;
+        self.each_batch(input, output, |batch, prediction| {
+            let state = state(&batch, &prediction)?;
+            match &mut merged {
+                Some(merged) => merged.merge(state),
+                none => *none = Some(state),
+            }
+            Ok(())
+        })?;
+        merged.ok_or_else(|| {
+            Error::new(ErrorKind::Data, "the metrics of an ensemble need at least one batch, found none")
+        })
+    }
+
+    /// Saves weights, rule and members in a directory as one thing: it is made if missing, and an ensemble that is in it is
+    /// replaced. Of a save that fails or is cut short the old ensemble is left; files are checked against checksums by
+    /// [`load`](Self::load). What only training needs, the optimiser's state, is left out.
+    ///
+    /// Every member is in a model directory of its own there, from which [`Elistimator::from_disk`] can read it as well.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] when the disk refuses, [`ErrorKind::Locked`] when another process saves there.
+    pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
+        let snapshot =
+            |member: &Elistimator<M, D>| Ok(Snapshot { optimizer: Tensors::default(), ..member.snapshot()? });
+        let members = Members {
+            snapshots: self.members.iter().map(snapshot).collect::<Result<_>>()?,
+            weights: self.weights.clone(),
+            rule: self.combine.name().to_owned(),
+        };
+        members.save(dir.as_ref())
+    }
+
+    /// The ensemble that was [saved](Self::save) in a directory, on this device; the model functions with their
+    /// hyper-parameters come from there too.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] when there is none, [`ErrorKind::Corrupt`] naming the damaged file, [`ErrorKind::Mismatch`] when
+    /// it is of another model, [`ErrorKind::Unsupported`] when it was saved by another release with a rule unknown here.
+    pub fn load(dir: impl AsRef<Path>, device: DeviceSpec) -> Result<Self> {
+        let dir = dir.as_ref();
+        let (saved, dirs) = Members::load(dir)?;
+        let combine = Combine::of_name(&saved.rule).ok_or_else(|| {
+            let message = format!("{}: members are combined by {:?}, expected mean or vote", dir.display(), saved.rule);
+            Error::new(ErrorKind::Unsupported, message)
+        })?;
+        let member = |(snapshot, dir): (Snapshot, &PathBuf)| {
+            Builder::<M, D>::of_snapshot(&snapshot, dir)?.device(device).build()?.at(snapshot)
+        };
+        let members = saved.snapshots.into_iter().zip(&dirs).map(member).collect::<Result<_>>()?;
+        let place = |error: Error| error.at(dir.display());
+        let ensemble = Self::new(members).map_err(place)?.weights(&saved.weights).map_err(place)?;
+        // To the bit: scaled again, they could differ in the last one.
+        Ok(Self { weights: saved.weights, combine, ..ensemble })
+    }
+
+    /// One pass over the data, which is opened once, so that all members see one order: every batch as the first member
+    /// preprocesses it, with the combined output.
+    fn each_batch(
+        &self,
+        input: impl InputFn,
+        output: &str,
+        mut look: impl FnMut(Record, Array) -> Result<()>,
+    ) -> Result<()> {
+        let dataset = batched(input.dataset()?, "prediction")?;
+        for batch in dataset.open(0, 0, 0)? {
+            let (batch, mut first, mut outputs) = (batch?, None, Vec::with_capacity(self.members.len()));
+            for member in &self.members {
+                let batch = member.preprocessed(batch.clone())?;
+                outputs.push(member.ask(batch.clone())?.get(output)?.clone());
+                first.get_or_insert(batch);
+            }
+            look(first.unwrap_or_default(), self.combined(&outputs)?)?;
+        }
+        Ok(())
+    }
+
+    fn combined(&self, outputs: &[Array]) -> Result<Array> {
         let dims = outputs.first().map(|array| array.dims().to_vec()).unwrap_or_default();
-        let mut sum = vec![0.0f32; dims.iter().product()];
+        let mut sum = vec![0.0; dims.iter().product()];
         for (array, weight) in outputs.iter().zip(&self.weights) {
             let values = array.as_slice::<f32>()?;
             if array.dims() != dims {
@@ -161,22 +269,63 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
                 return Err(Error::new(ErrorKind::Mismatch, message));
             }
             match self.combine {
-                Combine::Mean => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += *weight as f32 * value),
+                Combine::Mean => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * f64::from(*value)),
                 Combine::Vote => {
                     let classes = dims.last().copied().unwrap_or(1).max(1);
                     for (sum, row) in sum.chunks_mut(classes).zip(values.chunks(classes)) {
-                        sum[largest(row)] += *weight as f32;
+                        sum[largest(row)] += weight;
                     }
                 }
             }
         }
-        Array::new(dims, sum)
+        Array::new(dims, sum.into_iter().map(|value| value as f32).collect())
+    }
+}
+
+impl Combine {
+    /// The name on disk.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Vote => "vote",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        [Self::Mean, Self::Vote].into_iter().find(|rule| rule.name() == name)
     }
 }
 
 /// The place of the largest value, the first of equal ones.
 fn largest(row: &[f32]) -> usize {
     row.iter().enumerate().fold(0, |best, (index, value)| if *value > row[best] { index } else { best })
+}
+
+/// Every label with its row of values.
+fn rows<'a>(batch: &Record, labels: &str, values: &'a Array) -> Result<Vec<(&'a [f32], usize)>> {
+    let name = labels;
+    let (labels, dims, values) = (batch.get(labels)?.as_slice::<i64>()?, values.dims(), values.as_slice::<f32>()?);
+    let classes = dims.last().copied().unwrap_or(0);
+    if classes == 0 || labels.len().checked_mul(classes) != Some(values.len()) {
+        let message = format!("found {} labels for values of shape {dims:?}, expected one per row", labels.len());
+        return Err(Error::new(ErrorKind::Data, message));
+    }
+    let class = |label: i64| {
+        usize::try_from(label).ok().filter(|&label| label < classes).ok_or_else(|| {
+            Error::new(ErrorKind::Data, format!("{name:?}: found class {label}, expected 0 to {}", classes - 1))
+        })
+    };
+    values.chunks(classes).zip(labels).map(|(row, &label)| Ok((row, class(label)?))).collect()
+}
+
+fn log_loss(row: &[f32], label: usize) -> Result<f64> {
+    let sum: f64 = row.iter().map(|&value| f64::from(value)).sum();
+    if row.iter().all(|value| *value >= 0.0) && (sum - 1.0).abs() < 1e-3 {
+        return Ok(-f64::from(row[label]).ln());
+    }
+    let message =
+        "the loss of an ensemble is that of probabilities: found values that are negative or not of the sum 1";
+    Err(Error::new(ErrorKind::Data, message))
 }
 
 impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Ensemble<M, D> {

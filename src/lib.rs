@@ -25,6 +25,7 @@
 //! [dfdx]: https://docs.rs/dfdx
 
 mod accumulation;
+mod average;
 mod builder;
 pub mod checkpoint;
 mod checkpointing;
@@ -51,6 +52,7 @@ pub mod metrics;
 mod model_fn;
 pub mod nn;
 pub mod optim;
+mod parameters;
 mod prediction;
 pub mod prelude;
 pub mod progress;
@@ -72,12 +74,13 @@ pub use builder::{Builder, Every, Mode, NotFinite};
 pub use checkpointing::Which;
 pub use device::{Device, DeviceSpec};
 pub use elistimator::Elistimator;
-pub use ensemble::{Combine, Ensemble};
+pub use ensemble::{Combine, Ensemble, EnsembleMetrics};
 pub use error::{Error, ErrorKind, ModelError, ModelResult, Result};
 pub use features::{Features, Indices};
 pub use hashes::Hashes;
 pub use inputs::{InputFn, Inputs};
 pub use model_fn::{EvaluationSpec, ModelFn, PredictSpec, Step, TrainSpec};
+pub use parameters::{ParameterCount, ParameterSummary};
 pub use prediction::{Predictions, Request};
 pub use range_test::RangeTest;
 pub use settings::{Difference, Setting};
@@ -87,3 +90,12 @@ pub use variables::WarmStart;
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The pages' programs compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/from-tf-estimator.md")]
+struct FromTfEstimator;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/recipes.md")]
+struct Recipes;

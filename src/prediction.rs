@@ -42,8 +42,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// has fixed one yet; [`ErrorKind::NotProvided`] when the model function has no `predict`; and its own.
     pub fn predict(&self, request: impl Into<Request>) -> Result<Record> {
         let batch = self.checked(request.into())?;
-        let batch = model_outcome(unwind::catch(|| self.model.preprocess(batch))).map_err(|e| e.at("predict"))?;
-        self.ask(batch)
+        self.ask(self.preprocessed(batch).map_err(|error| error.at("predict"))?)
     }
 
     /// [`predict`](Self::predict) with only these outputs.
@@ -69,7 +68,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         Ok(Predictions { estimator: self, batches: dataset.open(self.options.seed, 0, 0)?, failed: false })
     }
 
-    fn ask(&self, batch: Record) -> Result<Record> {
+    pub(crate) fn preprocessed(&self, batch: Record) -> Result<Record> {
+        model_outcome(unwind::catch(|| self.model.preprocess(batch)))
+    }
+
+    pub(crate) fn ask(&self, batch: Record) -> Result<Record> {
         let features = Features::new(batch, self.device.clone());
         let spec = model_outcome(unwind::catch(|| self.model.predict(&self.net, &features)));
         Ok(spec.map_err(|error| error.at("predict"))?.outputs)

@@ -23,6 +23,16 @@ impl RangeTest {
         let (index, _) = falls.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
         self.points.get(index + 2).map(|(rate, _)| *rate)
     }
+
+    /// Draws loss over learning rate, on a logarithmic axis, into an SVG file; a line marks the
+    /// [steepest](Self::steepest) fall.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] if there is no finite loss to draw, [`ErrorKind::Io`] if the file cannot be written.
+    #[cfg(feature = "plot")]
+    pub fn plot(&self, path: impl AsRef<std::path::Path>) -> Result<()> {
+        crate::summary::plot::loss_by_learning_rate(&self.points, self.steepest(), path.as_ref())
+    }
 }
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
@@ -87,6 +97,19 @@ mod tests {
         let test = RangeTest { points: (0..30).map(|i| (i as f64, loss(i))).collect() };
         let rate = test.steepest().unwrap();
         assert!((10.0..20.0).contains(&rate), "{rate}");
+        #[cfg(feature = "plot")]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("range.svg");
+            test.plot(&path).unwrap();
+            let svg = std::fs::read_to_string(&path).unwrap();
+            assert!(svg.contains("learning rate") && svg.contains("steepest"), "{svg}");
+            let hostile = [(1e-300, 1.0), (1e300, 1e99), (1e-8, f64::NAN), (f64::MIN_POSITIVE, -1e99)];
+            RangeTest { points: hostile.to_vec() }.plot(&path).unwrap();
+            RangeTest { points: vec![(0.1, 2.0)] }.plot(&path).unwrap();
+            assert_eq!(RangeTest::default().plot(&path).unwrap_err().kind(), ErrorKind::NotFound);
+            assert_eq!(test.plot(dir.path().join("missing/x.svg")).unwrap_err().kind(), ErrorKind::Io);
+        }
         assert_eq!(RangeTest { points: (0..9).map(|i| (1.0, f64::from(i))).collect() }.steepest(), None);
     }
 }

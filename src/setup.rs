@@ -20,7 +20,8 @@ use crate::saving::Background;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
-    pub(crate) fn new(model: M, options: Options) -> Result<Self> {
+    pub(crate) fn new(model: impl Into<Arc<M>>, options: Options) -> Result<Self> {
+        let model = model.into();
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
@@ -40,7 +41,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
             logs: Logs::new(options.log_every, options.log_file.then(|| LogFile::new(model_dir.join("log.txt"))))?,
-            model: Arc::new(model),
+            model: model,
             net,
             optimizer,
             ema,
@@ -68,10 +69,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// The data as the model function reads it: checked to be batched, its signature noted, preprocessed.
     pub(crate) fn prepare(&self, dataset: Dataset, purpose: &str) -> Result<Dataset> {
-        if !dataset.is_batched() {
-            let message = format!("the {purpose} data gives single examples, expected batches: add `.batch(n)` to it");
-            return Err(Error::new(ErrorKind::Data, message));
-        }
+        let dataset = batched(dataset, purpose)?;
         let (model, signature) = (Arc::clone(&self.model), Arc::clone(&self.signature));
         let is_training = purpose == "training";
         Ok(dataset.map_before_prefetch(move |batch| {
@@ -110,6 +108,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         text.push_str(&format!("  {count} values in {} variables, step {}", rows.len(), self.global_step));
         text
     }
+}
+
+/// The data, if it gives batches.
+pub(crate) fn batched(dataset: Dataset, purpose: &str) -> Result<Dataset> {
+    if !dataset.is_batched() {
+        let message = format!("the {purpose} data gives single examples, expected batches: add `.batch(n)` to it");
+        return Err(Error::new(ErrorKind::Data, message));
+    }
+    Ok(dataset)
 }
 
 /// Fixes the signature from the first batch, and widens it by the later ones.

@@ -4,6 +4,7 @@
 mod common;
 
 use common::{Line, in_dir, points, train_data};
+use elistimator::metrics::Mean;
 use elistimator::prelude::*;
 use elistimator::{Combine, Ensemble};
 
@@ -44,4 +45,171 @@ fn members_are_averaged_by_weight_and_vote() {
     }
     assert!(Ensemble::<Line, Cpu>::from_checkpoints(dir.path(), &[], DeviceSpec::Cpu).is_err());
     assert!(Ensemble::<Line, Cpu>::from_checkpoints(dir.path(), &[5], DeviceSpec::Cpu).is_err());
+}
+
+/// A classifier whose one variable is its row of probabilities, whatever it is asked.
+#[derive(Serialize, Deserialize, Clone)]
+struct Fixed {
+    row: [f32; 3],
+}
+
+network! {
+    struct FixedNet<D> {
+        row: Parameter<D>,
+    }
+}
+
+impl<D: Device> FixedNet<D> {
+    fn probabilities(&self, count: usize) -> ModelResult<Tensor<(usize, Const<3>), D>> {
+        Ok(self.row.shaped((Const::<3>,))?.try_broadcast_like(&(count, Const::<3>))?)
+    }
+}
+
+impl<D: Device> ModelFn<D> for Fixed {
+    type Net = FixedNet<D>;
+
+    fn build(&self, device: &D) -> ModelResult<FixedNet<D>> {
+        Ok(FixedNet { row: Parameter::from_vec(device, &[3], self.row.to_vec())? })
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Sgd::new(0.1).into()
+    }
+
+    fn train(&self, _: &mut FixedNet<D>, _: &Features<D>, _: &mut Step<'_, D>) -> ModelResult<TrainSpec<D>> {
+        Err(ModelError::msg("never trained"))
+    }
+
+    fn evaluate(&self, net: &FixedNet<D>, features: &Features<D>) -> ModelResult<EvaluationSpec<D>> {
+        let labels = features.indices("labels")?;
+        let probabilities = net.probabilities(labels.len())?;
+        let accuracy = Accuracy::of(&probabilities, &labels)?;
+        Ok(EvaluationSpec::new(probabilities.try_sum()?).metric("accuracy", accuracy))
+    }
+
+    fn predict(&self, net: &FixedNet<D>, features: &Features<D>) -> ModelResult<PredictSpec> {
+        Ok(PredictSpec::new().output("probabilities", &net.probabilities(features.batch_size())?))
+    }
+}
+
+/// Three members of three runs: two lean to class 1 a little, one is sure of class 0.
+fn classifiers(dir: &std::path::Path) -> Ensemble<Fixed, Cpu> {
+    let member = |(place, row): (usize, [f32; 3])| {
+        let builder = Elistimator::builder(Fixed { row }).model_dir(dir.join(place.to_string())).seed(place as u64);
+        builder.progress(ProgressMode::Off).build().unwrap()
+    };
+    let rows = [[0.25, 0.5, 0.25], [0.3125, 0.4375, 0.25], [0.9375, 0.0, 0.0625]];
+    Ensemble::new(rows.into_iter().enumerate().map(member).collect()).unwrap()
+}
+
+fn labels(classes: &[i64]) -> Dataset {
+    Dataset::from_arrays(inputs! { "labels" => classes.to_vec() }).unwrap().batch(2)
+}
+
+fn row(ensemble: &Ensemble<Fixed, Cpu>) -> Vec<f32> {
+    ensemble.predict_all(labels(&[0]), "probabilities").unwrap()[0].as_slice::<f32>().unwrap().to_vec()
+}
+
+#[test]
+fn mean_and_vote_and_weights_decide_as_by_hand() {
+    let dir = tempfile::tempdir().unwrap();
+    let near = |ensemble: &Ensemble<Fixed, Cpu>, expected: [f32; 3]| {
+        let found = row(ensemble);
+        assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {expected:?}");
+    };
+    let ensemble = classifiers(dir.path());
+    near(&ensemble, [0.5, 0.3125, 0.1875]);
+    let ensemble = ensemble.combine(Combine::Vote);
+    near(&ensemble, [1.0 / 3.0, 2.0 / 3.0, 0.0]);
+    let ensemble = ensemble.weights(&[1.0, 1.0, 6.0]).unwrap();
+    near(&ensemble, [0.75, 0.25, 0.0]);
+    near(&ensemble.combine(Combine::Mean), [0.7734375, 0.1171875, 0.109375]);
+}
+
+#[test]
+fn members_and_ensemble_are_evaluated() {
+    let dir = tempfile::tempdir().unwrap();
+    let ensemble = classifiers(dir.path());
+    let data = labels(&[0, 0, 0, 1, 2]);
+    let found = ensemble.evaluate(&data, "probabilities", "labels").unwrap();
+    let accuracies: Vec<f64> = found.members.iter().map(|metrics| metrics.get("accuracy").unwrap()).collect();
+    assert_eq!(accuracies, [0.2, 0.2, 0.6]);
+    assert_eq!(found.ensemble.get("accuracy").unwrap(), 0.6);
+    // Of 0.5 three times, 0.3125 and 0.1875, over five examples and not over three batches.
+    let loss = -(3.0 * 0.5f64.ln() + 0.3125f64.ln() + 0.1875f64.ln()) / 5.0;
+    assert!((found.ensemble.get("loss").unwrap() - loss).abs() < 1e-6);
+    let count = ensemble.measure(&data, "probabilities", |batch, values| {
+        Ok(Mean::of([(batch.get("labels")?.rows() * 10 + values.rows()) as f64]))
+    });
+    assert!((Metric::value(&count.unwrap()) - (22.0 + 22.0 + 11.0) / 3.0).abs() < 1e-12);
+    let voting = ensemble.combine(Combine::Vote);
+    assert_eq!(voting.evaluate(&data, "probabilities", "labels").unwrap().ensemble.get("accuracy").unwrap(), 0.2);
+    for wrong in [labels(&[0, 3]), labels(&[-1]), labels(&[])] {
+        assert_eq!(voting.accuracy(wrong, "probabilities", "labels").unwrap_err().kind(), ErrorKind::Data);
+    }
+    assert_eq!(voting.accuracy(&data, "logits", "labels").unwrap_err().kind(), ErrorKind::NotFound);
+    assert!(voting.accuracy(Dataset::from_arrays(inputs! { "labels" => vec![0i64] }).unwrap(), "y", "labels").is_err());
+}
+
+/// Members of several runs have several seeds, and must see shuffled data in one order all the same.
+#[test]
+fn shuffled_data_is_the_same_for_all_members() {
+    let dir = tempfile::tempdir().unwrap();
+    let member = |seed: u64| {
+        let mut member = in_dir(&dir.path().join(seed.to_string())).seed(seed).build().unwrap();
+        member.setup(Inputs::train(train_data())).unwrap().train_steps(5).unwrap();
+        member
+    };
+    let ensemble = Ensemble::new(vec![member(1), member(2)]).unwrap();
+    let shuffled = points(50).shuffle(50).batch(5);
+    let error = ensemble.measure(shuffled, "y", |batch, combined| {
+        let expected = ensemble.predict(inputs! { "x" => batch.get("x")?.clone() }, "y")?;
+        let (found, expected) = (combined.as_slice::<f32>()?, expected.as_slice::<f32>()?);
+        Ok(Mean::of(found.iter().zip(expected).map(|(a, b)| f64::from((a - b).abs()))))
+    });
+    assert!(Metric::value(&error.unwrap()) < 1e-6);
+}
+
+#[test]
+fn an_ensemble_is_saved_and_loaded_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = dir.path().join("deep/ensemble");
+    let load = || Ensemble::<Fixed, Cpu>::load(&saved, DeviceSpec::Cpu);
+    assert_eq!(load().unwrap_err().kind(), ErrorKind::NotFound);
+    let ensemble = classifiers(dir.path()).combine(Combine::Vote).weights(&[0.1, 0.2, 0.4]).unwrap();
+    ensemble.save(&saved).unwrap();
+    let loaded = load().unwrap();
+    assert_eq!(row(&loaded), row(&ensemble));
+    assert_eq!(loaded.members().iter().map(|member| member.model().row[0]).collect::<Vec<_>>(), [0.25, 0.3125, 0.9375]);
+    // A second save takes the place of the first, also when it is of what was loaded from there.
+    loaded.combine(Combine::Mean).save(&saved).unwrap();
+    let again = load().unwrap();
+    assert_eq!(row(&again), row(&ensemble.combine(Combine::Mean)));
+    // Every member is a run of its own.
+    let (member, step) = &again.sources()[2];
+    assert_eq!(*step, 0);
+    assert_eq!(Elistimator::<Fixed>::from_disk(member).unwrap().model().row[0], 0.9375);
+    // One bit anywhere in a member is seen.
+    let file = member.join("checkpoints/model_iter-0000000000/model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let error = load().unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("model.safetensors"), "{error}");
+    assert!(Ensemble::<Line, Cpu>::load(&saved, DeviceSpec::Cpu).is_err());
+}
+
+#[test]
+fn a_trained_ensemble_predicts_the_same_when_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(&dir.path().join("run")).max_to_keep(0).build().unwrap();
+    estimator.setup(Inputs::train(train_data())).unwrap();
+    for _ in 0..2 {
+        estimator.train_steps(4).unwrap().save_ckpt().unwrap();
+    }
+    let load = || Ensemble::<Line, Cpu>::from_checkpoints(estimator.model_dir(), &[4, 8], DeviceSpec::Cpu).unwrap();
+    let ensemble = load().weights(&[0.3, 0.9]).unwrap();
+    ensemble.save(dir.path().join("ensemble")).unwrap();
+    let loaded = Ensemble::<Line, Cpu>::load(dir.path().join("ensemble"), DeviceSpec::Cpu).unwrap();
+    assert_eq!(loaded.predict(request(), "y").unwrap(), ensemble.predict(request(), "y").unwrap());
 }

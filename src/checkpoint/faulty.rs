@@ -60,7 +60,18 @@ impl FaultyDisk {
     /// What was not made durable is gone.
     pub(crate) fn cut_power(&self) {
         let mut files = self.files();
-        files.now = files.durable.clone();
+        // What is durable in a directory whose own name is not cannot be reached any more.
+        let durable = &files.durable;
+        let is_reached = |path: &PathBuf| {
+            let known = |above: &&Path| durable.contains_key(*above);
+            let first = path.ancestors().skip(1).filter(known).last();
+            first.is_none_or(|first| {
+                path.ancestors().skip(1).take_while(|above| above.starts_with(first)).all(|a| known(&a))
+            })
+        };
+        let now = durable.iter().filter(|(path, _)| is_reached(path)).map(|(path, node)| (path.clone(), node.clone()));
+        files.now = now.collect();
+        files.durable = files.now.clone();
         (files.fail_at, files.dead) = (None, false);
     }
 

@@ -8,12 +8,14 @@ mod fault_tests;
 mod faulty;
 mod fs;
 mod index;
+mod members;
 mod retention;
 mod state;
 mod store;
 mod tensors;
 
 pub use index::CheckpointInfo;
+pub(crate) use members::Members;
 pub use retention::{Mode, Monitor, Retention};
 pub(crate) use state::State;
 pub(crate) use store::{Access, Snapshot, Store};

@@ -133,6 +133,51 @@ pub fn confusion_matrix(counts: &[u64], labels: Option<&[String]>, path: impl As
     })
 }
 
+/// Draws a learning-rate range test into an SVG file. The axis is that of the rates' logarithms, so that a rate may be as small
+/// as an `f64` can be.
+pub(crate) fn loss_by_learning_rate(points: &[(f64, f64)], steepest: Option<f64>, path: &Path) -> Result<()> {
+    let is_drawn = |point: &&(f64, f64)| point.0 > 0.0 && point.0.is_finite() && point.1.abs() < 1e100;
+    let points: Vec<(f64, f64)> = points.iter().filter(is_drawn).map(|point| (point.0.log10(), point.1)).collect();
+    if points.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, "there is nothing to draw: the range test has no finite loss"));
+    }
+    let rates = range(points.iter().map(|point| point.0), 0.0);
+    let losses = range(points.iter().map(|point| point.1), 0.05);
+    save(path, (WIDTH, PANEL), |area| {
+        let mut chart = ChartBuilder::on(area)
+            .margin(12)
+            .x_label_area_size(30)
+            .y_label_area_size(64)
+            .build_cartesian_2d(rates, losses.clone())?;
+        chart
+            .configure_mesh()
+            .light_line_style(TRANSPARENT)
+            .bold_line_style(BLACK.mix(0.12))
+            .x_labels(8)
+            .y_labels(6)
+            .x_label_formatter(&|rate| format!("{:.1e}", 10f64.powf(*rate)))
+            .y_label_formatter(&|value| label(*value))
+            .x_desc("learning rate")
+            .y_desc("loss")
+            .draw()?;
+        let style = COLOURS[0].stroke_width(2);
+        match points.as_slice() {
+            [point] => chart.draw_series([Circle::new(*point, 3, COLOURS[0].filled())])?,
+            points => chart.draw_series(LineSeries::new(points.iter().copied(), style))?,
+        };
+        if let Some(rate) = steepest.filter(|rate| *rate > 0.0) {
+            let style = COLOURS[1].stroke_width(1);
+            let line = [(rate.log10(), losses.start), (rate.log10(), losses.end)];
+            chart
+                .draw_series([PathElement::new(line, style)])?
+                .label(format!("steepest: {rate:.1e}"))
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style));
+            chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK.mix(0.2)).draw()?;
+        }
+        Ok(())
+    })
+}
+
 struct Curve {
     source: String,
     points: Vec<(f64, f64)>,

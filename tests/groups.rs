@@ -1,0 +1,228 @@
+//! Groups of parameters by patterns of their names, through whole runs: weight decay, learning rates, what is frozen, and
+//! averages.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::mean_squared;
+use elistimator::nn::LayerNorm;
+use elistimator::prelude::*;
+
+/// A network with an embedding-like first part, a norm and a head; its optimiser is the test's.
+#[derive(Serialize, Deserialize, Clone)]
+struct Grouped {
+    optimizer: OptimizerConfig,
+    /// What the loss is multiplied by: at 0 all gradients are 0, and what moves is moved by decay.
+    scale: f32,
+}
+
+network! {
+    struct Net<D> {
+        encoder: Linear<D>,
+        norm1: LayerNorm<D>,
+        head: Linear<D>,
+    }
+}
+
+impl<D: Device> Net<D> {
+    fn forward<T: Tape<f32, D>>(&self, x: Tensor<(usize, usize), D, T>) -> ModelResult<Tensor<(usize, usize), D, T>> {
+        self.head.forward(self.norm1.forward(self.encoder.forward(x)?)?)
+    }
+}
+
+impl<D: Device> ModelFn<D> for Grouped {
+    type Net = Net<D>;
+
+    fn build(&self, device: &D) -> ModelResult<Net<D>> {
+        Ok(Net {
+            encoder: Linear::builder(3, 6).activation(Activation::Relu).build(device)?,
+            norm1: LayerNorm::new(device, 6)?,
+            head: Linear::builder(6, 1).build(device)?,
+        })
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        self.optimizer.clone()
+    }
+
+    fn train(&self, net: &mut Net<D>, features: &Features<D>, step: &mut Step<'_, D>) -> ModelResult<TrainSpec<D>> {
+        let y = net.forward(features.tensor("x")?.traced(step.tape()?))?;
+        Ok(TrainSpec::new(mean_squared(y, features.tensor("y")?)?.try_mul(self.scale)?))
+    }
+
+    fn evaluate(&self, net: &Net<D>, features: &Features<D>) -> ModelResult<EvaluationSpec<D>> {
+        Ok(EvaluationSpec::new(mean_squared(net.forward(features.tensor("x")?)?, features.tensor("y")?)?))
+    }
+}
+
+const NAMES: [&str; 6] = ["encoder.bias", "encoder.weight", "head.bias", "head.weight", "norm1.bias", "norm1.weight"];
+
+fn started(dir: &std::path::Path, optimizer: impl Into<OptimizerConfig>, scale: f32) -> Elistimator<Grouped> {
+    with(Elistimator::builder(Grouped { optimizer: optimizer.into(), scale }).model_dir(dir))
+}
+
+fn with(builder: Builder<Grouped>) -> Elistimator<Grouped> {
+    let mut estimator = builder.seed(5).progress(ProgressMode::Off).resume_or_start().unwrap();
+    if estimator.global_step() == 0 {
+        // Biases begin at 0, where decay could not be seen.
+        for (name, dims) in estimator.variables() {
+            let ones = vec![0.5f32; dims.iter().product()];
+            if name.ends_with(".bias") {
+                estimator.set_variable(&name, &Array::new(dims, ones).unwrap()).unwrap();
+            }
+        }
+    }
+    estimator.setup(Inputs::train(common::points(40).shuffle(40).batch(8))).unwrap();
+    estimator
+}
+
+fn values(estimator: &Elistimator<Grouped>) -> BTreeMap<String, Vec<f32>> {
+    let names = estimator.variables().into_iter().map(|(name, _)| name);
+    names.map(|name| (name.clone(), estimator.variable(&name).unwrap().as_slice::<f32>().unwrap().to_vec())).collect()
+}
+
+fn moved(before: &BTreeMap<String, Vec<f32>>, after: &BTreeMap<String, Vec<f32>>) -> Vec<String> {
+    before.iter().filter(|(name, values)| after[*name] != **values).map(|(name, _)| name.clone()).collect()
+}
+
+#[test]
+fn decay_spares_biases_and_norms_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let adamw = OptimizerConfig::from(Adam::new(0.1).decoupled_weight_decay(0.5));
+    let mut estimator = started(dir.path(), adamw.clone().without_decay("*.bias").without_decay("*norm*"), 0.0);
+    let before = values(&estimator);
+    assert_eq!(before.keys().collect::<Vec<_>>(), NAMES);
+    estimator.train_steps(3).unwrap();
+    let after = values(&estimator);
+    assert_eq!(moved(&before, &after), ["encoder.weight", "head.weight"]);
+    // Without a gradient, AdamW's step is `w -= learning_rate * decay * w`, three times.
+    for name in ["encoder.weight", "head.weight"] {
+        for (before, after) in before[name].iter().zip(&after[name]) {
+            let expected = f64::from(*before) * 0.95f64.powi(3);
+            assert!((f64::from(*after) - expected).abs() < 1e-6, "{name}: {after} {expected}");
+        }
+    }
+    // Without the patterns everything decays: the test can see it.
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = started(dir.path(), adamw, 0.0);
+    estimator.train_steps(3).unwrap();
+    assert_eq!(moved(&before, &values(&estimator)), NAMES);
+}
+
+#[test]
+fn l2_decay_spares_by_pattern_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let sgd = OptimizerConfig::from(Sgd::new(0.1).weight_decay(0.5)).without_decay("*.bias").without_decay("norm1.");
+    let mut estimator = started(dir.path(), sgd, 0.0);
+    let before = values(&estimator);
+    estimator.train_steps(2).unwrap();
+    let after = values(&estimator);
+    assert_eq!(moved(&before, &after), ["encoder.weight", "head.weight"]);
+    for (before, after) in before["head.weight"].iter().zip(&after["head.weight"]) {
+        assert!((after - before * 0.95 * 0.95).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn frozen_groups_stay_by_prefix_and_by_glob_over_a_restart() {
+    let all = |frozen: &[&str]| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = frozen.iter().fold(OptimizerConfig::from(Adam::new(0.01)), |config, name| config.frozen(name));
+        let mut estimator = started(dir.path(), config.clone(), 1.0);
+        let before = values(&estimator);
+        estimator.train_steps(4).unwrap().save_ckpt().unwrap();
+        drop(estimator);
+        let mut resumed = started(dir.path(), config, 1.0);
+        assert_eq!(resumed.global_step(), 4);
+        resumed.train_steps(4).unwrap();
+        let summary = resumed.parameters();
+        assert_eq!(summary.trainable() + summary.frozen(), 24 + 12 + 7);
+        (moved(&before, &values(&resumed)), summary.frozen())
+    };
+    assert_eq!(all(&[]), (NAMES.map(String::from).to_vec(), 0));
+    assert_eq!(all(&["encoder."]).0, ["head.bias", "head.weight", "norm1.bias", "norm1.weight"]);
+    assert_eq!(all(&["*.bias", "norm*weight"]), (["encoder.weight", "head.weight"].map(String::from).to_vec(), 19));
+    // A prefix without its dot fits more, a name in the middle of another one nothing.
+    assert_eq!(all(&["he"]).0, ["encoder.bias", "encoder.weight", "norm1.bias", "norm1.weight"]);
+    assert_eq!(all(&["weight"]).0, NAMES);
+}
+
+#[test]
+fn freezing_by_hand_is_the_same_as_by_the_optimiser() {
+    let (by_hand, by_config) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut first = started(by_hand.path(), Adam::new(0.01), 1.0);
+    assert_eq!(first.freeze("encoder.*").unwrap(), 2);
+    first.train_steps(6).unwrap();
+    let config = OptimizerConfig::from(Adam::new(0.01)).frozen("encoder.*");
+    let mut second = started(by_config.path(), config, 1.0);
+    second.train_steps(6).unwrap();
+    assert_eq!(values(&first), values(&second));
+    // And let go again.
+    let before = values(&first);
+    assert_eq!(first.unfreeze("encoder.").unwrap(), 2);
+    first.train_steps(1).unwrap();
+    assert_eq!(moved(&before, &values(&first)), NAMES);
+    assert_eq!(first.freeze("*.nothing").unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_group_has_its_own_learning_rate_and_the_longest_pattern_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let config =
+        OptimizerConfig::from(Sgd::new(0.01)).group("*.bias", Sgd::new(0.02)).group("head.bias", Sgd::new(0.04));
+    let mut grouped = started(dir.path(), config, 1.0);
+    let before = values(&grouped);
+    grouped.train_steps(1).unwrap();
+    let plain_dir = tempfile::tempdir().unwrap();
+    let mut plain = started(plain_dir.path(), Sgd::new(0.01), 1.0);
+    plain.train_steps(1).unwrap();
+    let (grouped, plain) = (values(&grouped), values(&plain));
+    for (name, factor) in NAMES.iter().zip([2.0, 1.0, 4.0, 1.0, 2.0, 1.0]) {
+        assert_ne!(before[*name], plain[*name], "{name}");
+        for ((before, plain), grouped) in before[*name].iter().zip(&plain[*name]).zip(&grouped[*name]) {
+            let (expected, found) = (factor * (plain - before), grouped - before);
+            assert!((found - expected).abs() < 1e-6, "{name}: {found} {expected}");
+        }
+    }
+}
+
+#[test]
+fn an_average_every_third_step_is_that_of_those_steps() {
+    let run = |interrupted: bool| {
+        let dir = tempfile::tempdir().unwrap();
+        let model = Grouped { optimizer: Sgd::new(0.05).into(), scale: 1.0 };
+        let build = || with(Elistimator::builder(model.clone()).model_dir(dir.path()).ema_every(0.75, 3));
+        let mut estimator = build();
+        let mut expected: Option<BTreeMap<String, Vec<f64>>> = None;
+        for step in 1..=11 {
+            estimator.train_steps(1).unwrap();
+            if step % 3 == 0 {
+                let now = values(&estimator);
+                let wide = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
+                match &mut expected {
+                    None => expected = Some(now.iter().map(|(name, values)| (name.clone(), wide(values))).collect()),
+                    Some(average) => average.iter_mut().for_each(|(name, average)| {
+                        average.iter_mut().zip(wide(&now[name])).for_each(|(a, w)| *a = 0.75 * *a + 0.25 * w);
+                    }),
+                }
+            }
+            if interrupted && step == 7 {
+                estimator.save_ckpt().unwrap();
+                drop(estimator);
+                estimator = build();
+            }
+        }
+        let trained = values(&estimator);
+        let found = estimator.with_ema(|averaged| Ok(values(averaged))).unwrap();
+        for (name, expected) in expected.unwrap() {
+            assert_ne!(found[&name], trained[&name], "{name}");
+            for (found, expected) in found[&name].iter().zip(expected) {
+                assert!((f64::from(*found) - expected).abs() < 1e-5, "{name}: {found} {expected}");
+            }
+        }
+        found
+    };
+    assert_eq!(run(false), run(true));
+}
