@@ -52,6 +52,7 @@ mod range_test;
 mod settings;
 mod setup;
 pub mod summary;
+pub mod text;
 mod training_log;
 mod unwind;
 mod variables;
