@@ -61,6 +61,7 @@ mod saving;
 mod settings;
 mod setup;
 pub mod summary;
+pub mod text;
 mod threads;
 mod training_log;
 mod unwind;

@@ -41,7 +41,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             schedule: model.schedule(),
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
             logs: Logs::new(options.log_every, options.log_file.then(|| LogFile::new(model_dir.join("log.txt"))))?,
-            model: model,
+            model,
             net,
             optimizer,
             ema,

@@ -4,11 +4,12 @@ use elistimator::data::Padding;
 use elistimator::metrics::argmax;
 use elistimator::nn::{BiLstm, Embedding, Ids};
 use elistimator::prelude::*;
+use elistimator::text::{TokenCounts, Tokenizer, Vocabulary};
 
 #[derive(Serialize, Deserialize)]
 struct Tagger {
-    words: Vec<String>,
-    tags: Vec<String>,
+    words: Vocabulary,
+    tags: Vocabulary,
     size: usize,
 }
 
@@ -33,20 +34,14 @@ impl<D: Device> TaggerNet<D> {
     }
 }
 
-impl Tagger {
-    fn id(&self, word: &str) -> i64 {
-        self.words.iter().position(|known| known == word).unwrap_or(1) as i64
-    }
-}
-
 impl<D: Device> ModelFn<D> for Tagger {
     type Net = TaggerNet<D>;
 
     fn build(&self, device: &D) -> ModelResult<TaggerNet<D>> {
         Ok(TaggerNet {
-            words: Embedding::builder(self.words.len(), self.size).padding(0).build(device)?,
+            words: Embedding::builder(self.words.size(), self.size).padding(0).build(device)?,
             lstm: BiLstm::new(device, self.size, self.size)?,
-            tags: Linear::new(device, 2 * self.size, self.tags.len())?,
+            tags: Linear::new(device, 2 * self.size, self.tags.size())?,
         })
     }
 
@@ -56,10 +51,8 @@ impl<D: Device> ModelFn<D> for Tagger {
 
     /// Words to ids: raw text goes in by name, in training and in predict.
     fn preprocess(&self, mut batch: Record) -> ModelResult<Record> {
-        let words = batch.get("words")?.clone();
-        let ids: Vec<i64> =
-            words.as_slice::<String>()?.iter().map(|word| if word.is_empty() { 0 } else { self.id(word) }).collect();
-        batch.insert("words", Array::new(words.dims(), ids)?);
+        let ids = self.words.encode(batch.get("words")?)?;
+        batch.insert("words", ids);
         Ok(batch)
     }
 
@@ -90,7 +83,7 @@ impl<D: Device> ModelFn<D> for Tagger {
         let ids = features.ids::<(usize, usize)>("words")?;
         let shape = *ids.shape();
         let lengths = features.indices("lengths")?;
-        let tags = argmax(&net.forward(ids, &lengths)?).iter().map(|&tag| self.tags[tag as usize].clone()).collect();
+        let tags = self.tags.tokens(&argmax(&net.forward(ids, &lengths)?))?;
         Ok(PredictSpec::new().output("tags", Array::new([shape.0, shape.1], tags)?))
     }
 }
@@ -107,11 +100,10 @@ fn sentences() -> Vec<(&'static str, &'static str)> {
     ]
 }
 
-fn data(tags: &[&str]) -> Dataset {
+fn data(tags: &Vocabulary) -> Dataset {
     let records = sentences().into_iter().map(|(words, labels)| {
         let words: Vec<&str> = words.split(' ').collect();
-        let labels: Vec<i64> =
-            labels.split(' ').map(|tag| tags.iter().position(|known| *known == tag).unwrap() as i64).collect();
+        let labels = tags.ids(&labels.split(' ').collect::<Vec<_>>()).unwrap();
         Record::new().with("words", words).with("tags", labels)
     });
     let records: Vec<Record> = records.collect();
@@ -121,16 +113,13 @@ fn data(tags: &[&str]) -> Dataset {
 #[test]
 fn a_tagger_learns_and_answers_words_with_tags_after_from_disk() {
     let dir = tempfile::tempdir().unwrap();
-    let tags = ["O", "PER", "LOC"];
-    let mut words: Vec<String> = vec![String::new(), "?".into()];
+    let tags = Vocabulary::from_tokens(["O", "PER", "LOC"]).unwrap();
+    let mut counts = TokenCounts::new();
     for (sentence, _) in sentences() {
-        for word in sentence.split(' ') {
-            if !words.iter().any(|known| known == word) {
-                words.push(word.to_owned());
-            }
-        }
+        counts.add_all(Tokenizer::whitespace().tokens(sentence));
     }
-    let tagger = Tagger { words, tags: tags.map(str::to_owned).into(), size: 8 };
+    let words = Vocabulary::builder().padding("<pad>").oov_buckets(1).from_counts(&counts).unwrap();
+    let tagger = Tagger { words: words.clone(), tags: tags.clone(), size: 8 };
     let mut estimator =
         Elistimator::builder(tagger).model_dir(dir.path()).progress(ProgressMode::Off).seed(1).build().unwrap();
     estimator.setup(Inputs::train(data(&tags)).validation(data(&tags))).unwrap();
@@ -141,16 +130,22 @@ fn a_tagger_learns_and_answers_words_with_tags_after_from_disk() {
     estimator.save_ckpt().unwrap();
     drop(estimator);
 
+    // Nothing but the directory: the vocabularies are in it, and words outside of them have an id.
     let tagger = Elistimator::<Tagger>::from_disk(dir.path()).unwrap();
+    assert_eq!((&tagger.model().words, &tagger.model().tags), (&words, &tags));
     let words = Array::new([1, 4], ["Bob", "lives", "in", "Oslo"].map(str::to_owned).to_vec()).unwrap();
     let found = tagger.predict(inputs! { "words" => words, "lengths" => vec![4i64] }).unwrap();
     assert_eq!(found.get("tags").unwrap().as_slice::<String>().unwrap(), ["PER", "O", "O", "LOC"]);
+    let strange = inputs! { "words" => Array::new([1, 1], vec!["Zoë".to_owned()]).unwrap(), "lengths" => vec![1i64] };
+    let found = tagger.predict(strange).unwrap();
+    assert!(tags.contains(&found.get("tags").unwrap().as_slice::<String>().unwrap()[0]));
 }
 
 #[test]
 fn ids_outside_the_vocabulary_and_wrong_lengths_are_errors() {
     let dir = tempfile::tempdir().unwrap();
-    let tagger = Tagger { words: vec![String::new(), "?".into()], tags: vec!["O".into(), "X".into()], size: 2 };
+    let words = Vocabulary::builder().padding("").unknown("?").from_tokens([] as [&str; 0]).unwrap();
+    let tagger = Tagger { words, tags: Vocabulary::from_tokens(["O", "X"]).unwrap(), size: 2 };
     let mut estimator = Elistimator::builder(tagger).model_dir(dir.path()).progress(ProgressMode::Off).build().unwrap();
     let record = |tag: i64, length: i64| {
         Record::new()
