@@ -15,8 +15,9 @@ use shared::workload::Workload;
 #[allow(dead_code)]
 mod shared;
 
-/// About 60 % of what two cores with AVX-512 reach, so that noise does not fail it, and a loop of half the speed does.
-const LEAST: [(Workload, f64); 2] = [(Workload::Mlp, 0.45), (Workload::Cnn, 0.45)];
+/// The least share that passes: about 60 % of what two quiet cores with AVX-512 reach (0.4 and 0.57), so that noise does not
+/// fail it, and a loop of half the speed does. Slower cores reach more of their products' rate.
+const LEAST: [(Workload, f64); 2] = [(Workload::Mlp, 0.25), (Workload::Cnn, 0.34)];
 
 /// As many as the shares were found with: more of them share the work of a small batch less well than a large product.
 const THREADS: usize = 2;
@@ -51,7 +52,9 @@ fn reaches(workload: Workload, least: f64) -> Result<bool> {
     for attempt in 1..=TRIES {
         let share = share(&mut estimator, steps, workload.training_gflop())?;
         let verdict = if share >= least { "enough" } else { "too little" };
-        println!("{name}, try {attempt}: {share:.2} of the matrix-product rate, at least {least:.2} expected: {verdict}");
+        println!(
+            "{name}, try {attempt}: {share:.2} of the matrix-product rate, at least {least:.2} expected: {verdict}"
+        );
         if share >= least {
             return Ok(true);
         }
