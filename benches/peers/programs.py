@@ -50,18 +50,18 @@ def build(directory, target, *arguments):
     environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
     command = ["cargo", "build", "--release", *arguments]
     if subprocess.run(command, cwd=directory, env=environment).returncode != 0:
-        raise Missing(f"`{' '.join(command)}` failed in {directory.relative_to(REPOSITORY.parent)}")
+        raise Missing(f"`{' '.join(command)}` failed in {directory.relative_to(REPOSITORY)}")
     return target / "release"
 
 
 def interpreter(path, module):
-    """The path of a Python that can import the module."""
+    """The path of a Python that can import the module. (The report goes into the documentation: no paths in reasons.)"""
     try:
         found = subprocess.run([str(path), "-c", f"import {module}"], capture_output=True, text=True)
     except OSError as error:
-        raise Missing(f"cannot start {path}: {error.strerror}") from error
+        raise Missing(f"no Python for {module} found: {error.strerror}") from error
     if found.returncode != 0:
-        raise Missing(f"{path} cannot import {module}")
+        raise Missing(f"the Python for it cannot import {module}")
     return str(path)
 
 
