@@ -76,7 +76,7 @@ impl Net {
     }
 }
 
-enum Optimizer {
+enum Update {
     Sgd(SGD),
     Adam(AdamW),
 }
@@ -86,13 +86,13 @@ fn indices(labels: Vec<i64>) -> Result<Tensor> {
     Tensor::from_vec(labels.into_iter().map(|label| label as u32).collect::<Vec<_>>(), count, &Device::Cpu)
 }
 
-fn train(net: &Net, optimizer: &mut Optimizer, batches: &mut Batches) -> Result<f32> {
+fn train(net: &Net, update: &mut Update, batches: &mut Batches) -> Result<f32> {
     let (x, y) = batches.next();
     let loss = loss::cross_entropy(&net.logits(x, true)?, &indices(y)?)?;
     let gradients = loss.backward()?;
-    match optimizer {
-        Optimizer::Sgd(sgd) => sgd.step(&gradients)?,
-        Optimizer::Adam(adam) => adam.step(&gradients)?,
+    match update {
+        Update::Sgd(sgd) => sgd.step(&gradients)?,
+        Update::Adam(adam) => adam.step(&gradients)?,
     }
     loss.to_scalar::<f32>()
 }
@@ -111,12 +111,12 @@ fn main() -> Result<()> {
     let builder = VarBuilder::from_varmap(&variables, DType::F32, &Device::Cpu);
     let net = Rc::new(Net::new(&args.workload, builder)?);
     let adam = ParamsAdamW { lr: 1e-3, weight_decay: 0.0, ..Default::default() };
-    let mut optimizer = match args.workload.as_str() {
-        "cnn" => Optimizer::Sgd(SGD::new(variables.all_vars(), 1e-3)?),
-        _ => Optimizer::Adam(AdamW::new(variables.all_vars(), adam)?),
+    let mut update = match args.workload.as_str() {
+        "cnn" => Update::Sgd(SGD::new(variables.all_vars(), 1e-3)?),
+        _ => Update::Adam(AdamW::new(variables.all_vars(), adam)?),
     };
     let trained = net.clone();
-    let train_step = move |batches: &mut Batches| train(&net, &mut optimizer, batches).expect("a training step");
+    let train_step = move |batches: &mut Batches| train(&net, &mut update, batches).expect("a training step");
     let evaluation = move || move |batches: &mut Batches| evaluate(&trained, batches).expect("an evaluation step");
     measure::run(&args, "candle 0.11.1", train_step, evaluation);
     Ok(())
