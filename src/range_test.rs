@@ -14,12 +14,15 @@ impl RangeTest {
         &self.points
     }
 
-    /// The learning rate at which the loss, averaged over 5 steps, falls fastest: a usual choice for training. `None` when it
-    /// never falls.
+    /// The learning rate at which the loss, averaged over 5 steps, falls fastest on its way to its lowest: a usual choice for
+    /// training. What comes after the lowest loss, where training breaks out and may fall back, does not count. `None` when it never
+    /// falls.
     pub fn steepest(&self) -> Option<f64> {
-        let means: Vec<f64> =
-            self.points.windows(5).map(|points| points.iter().map(|(_, loss)| loss / 5.0).sum()).collect();
-        let falls = means.windows(2).map(|pair| pair[1] - pair[0]).enumerate().filter(|(_, slope)| *slope < 0.0);
+        let means = self.points.windows(5).map(|points| points.iter().map(|(_, loss)| loss / 5.0).sum());
+        let means: Vec<f64> = means.take_while(|mean: &f64| mean.is_finite()).collect();
+        let (lowest, _) = means.iter().enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b))?;
+        let falls =
+            means[..=lowest].windows(2).map(|pair| pair[1] - pair[0]).enumerate().filter(|(_, slope)| *slope < 0.0);
         let (index, _) = falls.min_by(|(_, a), (_, b)| a.total_cmp(b))?;
         self.points.get(index + 2).map(|(rate, _)| *rate)
     }
@@ -97,6 +100,12 @@ mod tests {
         let test = RangeTest { points: (0..30).map(|i| (i as f64, loss(i))).collect() };
         let rate = test.steepest().unwrap();
         assert!((10.0..20.0).contains(&rate), "{rate}");
+        // A peak behind the lowest loss falls faster, and says nothing.
+        let peak = [(30.0, 50.0), (31.0, 50.0), (32.0, 50.0), (33.0, 3.0), (34.0, 3.0)];
+        let broken_out = RangeTest { points: test.points.iter().copied().chain(peak).collect() };
+        assert_eq!(broken_out.steepest(), Some(rate));
+        let ended = RangeTest { points: test.points.iter().copied().chain([(30.0, -f64::NAN)]).collect() };
+        assert_eq!(ended.steepest(), Some(rate));
         #[cfg(feature = "plot")]
         {
             let dir = tempfile::tempdir().unwrap();

@@ -397,6 +397,11 @@ impl Store {
             Err(error) => return Err(read_error(path, error)),
         }
         let state = self.read_state(path)?;
+        // The index may know the directory by its name alone.
+        if let Some((step, _)) = parse_name(path).filter(|(step, _)| *step != state.step) {
+            let message = format!("{}: holds step {}, expected {step}", path.join(STATE).display(), state.step);
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
         let read = |name: &str| self.read_checked(path, name, &state);
         let tensors =
             |name: &str| Tensors::from_bytes(read(name)?).map_err(|error| error.at(path.join(name).display()));

@@ -47,7 +47,7 @@ pub(super) fn damage(files: &mut Files, mutator: &mut Mutator) {
         }
         let (path, other) = (mutator.pick(&paths).clone(), mutator.pick(&paths).clone());
         let checkpoint = path.parent().filter(|parent| !parent.as_os_str().is_empty()).map(Path::to_owned);
-        match (mutator.below(12), checkpoint) {
+        match (mutator.below(12), checkpoint.clone()) {
             (0, _) => drop(files.remove(&path)),
             (1, _) => drop(files.insert(path, files[&other].clone())),
             (2, Some(checkpoint)) => {
@@ -118,8 +118,7 @@ fn list(files: &mut Files, checkpoint: &Path) {
 /// Other numbers in the state.
 fn settle(files: &mut Files, checkpoint: &Path, mutator: &mut Mutator) {
     let number = mutator.number();
-    let which = mutator.below(9);
-    let at = mutator.below(3);
+    let (which, at) = (mutator.below(9), mutator.below(3));
     change(files, checkpoint, |state| match which {
         0 => state.step = number,
         1 => state.order = number,
@@ -128,8 +127,8 @@ fn settle(files: &mut Files, checkpoint: &Path, mutator: &mut Mutator) {
         4 => state.is_finite = number % 2 == 0,
         5 => state.settings = vec![("monitor".into(), format!("{{\"metric\":\"{number}\",\"mode\":\"Max\"}}"))],
         6 => state.files.truncate(at),
-        7 => state.files[at.min(2)].1 = number,
-        _ => state.files[at.min(2)].0 = "../model.safetensors".into(),
+        7 => state.files.iter_mut().skip(at).take(1).for_each(|file| file.1 = number),
+        _ => state.files.iter_mut().skip(at).take(1).for_each(|file| file.0 = "../model.safetensors".into()),
     });
 }
 
@@ -166,7 +165,11 @@ pub(super) fn survives(files: &Files) -> bool {
     // Whoever writes gets rid of leftovers, loses no whole checkpoint, and can save.
     let mut store = open(Access::Write);
     assert_eq!(store.load_latest().is_ok(), latest.is_ok());
-    let orders: Vec<u64> = store.list().iter().map(|info| info.order).collect();
+    if store.list().iter().any(|info| info.order > u64::MAX - 3) {
+        // Only a forger counts so far: then it need not be what was saved last that counts as the latest.
+        let _ = store.save(&snapshot(19), &Retention::last(2), &Monitor::default());
+        return latest.is_ok();
+    }
     for step in [19, 20] {
         let expected = snapshot(step);
         let info = store.save(&expected, &Retention::last(2), &Monitor::default()).unwrap();
@@ -175,9 +178,7 @@ pub(super) fn survives(files: &Files) -> bool {
         store.attach_metrics(step, &[("loss".to_owned(), 0.25)].into()).unwrap();
         store.pin(step, true).unwrap();
     }
-    if orders.iter().all(|&order| order < u64::MAX - 2) {
-        assert_eq!(store.load_latest().unwrap().step, 20);
-    }
+    assert_eq!(store.load_latest().unwrap().step, 20);
     let metrics = disk.bytes(&dir.join("model_iter-0000000020/metrics.bin")).unwrap();
     assert_eq!(metrics_from_bytes(&metrics).unwrap()["loss"], 0.25);
     // The next one to open sees what this one did.
