@@ -66,10 +66,9 @@ struct Sum {
 
 impl Sum {
     fn new(tensors: &Tensors) -> Result<Self> {
-        let zeros = |(name, dims, values): &(String, Vec<usize>, Vec<f32>)| {
-            (name.clone(), dims.clone(), vec![0.0; values.len()])
-        };
-        let mut sum = Self { count: 0, entries: tensors.entries().iter().map(zeros).collect() };
+        let zeros =
+            |(name, dims, values): (&str, &[usize], &[f32])| (name.to_owned(), dims.to_vec(), vec![0.0; values.len()]);
+        let mut sum = Self { count: 0, entries: tensors.iter().map(zeros).collect() };
         sum.add(tensors)?;
         Ok(sum)
     }
@@ -79,7 +78,7 @@ impl Sum {
             return Err(Error::new(ErrorKind::NotFinite, "weights that are not finite have no mean"));
         }
         for (name, dims, sum) in &mut self.entries {
-            let found = tensors.entries().iter().find(|(known, found, _)| known == name && found == dims);
+            let found = tensors.iter().find(|(known, found, _)| known == name && found == dims);
             let (_, _, values) = found.ok_or_else(|| {
                 let message = format!("the checkpoint has no tensor {name:?} of shape {dims:?}, as the newest one has");
                 Error::new(ErrorKind::Mismatch, message)
