@@ -24,10 +24,23 @@ struct Files {
     free: Option<u64>,
 }
 
+/// What another process does between two operations.
+struct Meanwhile {
+    left: u64,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Meanwhile(in {} operations)", self.left)
+    }
+}
+
 /// The shared disk; clones see the same files, as a restarted process does.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct FaultyDisk {
     files: Arc<Mutex<Files>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
 
 impl FaultyDisk {
@@ -45,6 +58,16 @@ impl FaultyDisk {
     pub(crate) fn has_failed(&self) -> bool {
         let files = self.files();
         files.fail_at.is_some_and(|n| files.operations > n)
+    }
+
+    /// Before the `n`-th operation from now, another process does this.
+    pub(crate) fn meanwhile(&self, n: u64, run: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Meanwhile { left: n, run: Box::new(run) });
+    }
+
+    /// Whether the other process has not had its turn yet; it will not get one any more.
+    pub(crate) fn is_still_waiting(&self) -> bool {
+        self.meanwhile.lock().unwrap().take().is_some()
     }
 
     /// How much room it says there is.
@@ -95,6 +118,20 @@ impl FaultyDisk {
 
     /// Counts an operation, and fails it if it is the one.
     fn operate(&self) -> io::Result<MutexGuard<'_, Files>> {
+        let due = {
+            let mut meanwhile = self.meanwhile.lock().unwrap();
+            match meanwhile.as_mut() {
+                Some(Meanwhile { left: 0, .. }) => meanwhile.take(),
+                Some(other) => {
+                    other.left -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(Meanwhile { run, .. }) = due {
+            run();
+        }
         let mut files = self.files();
         files.operations += 1;
         if files.dead || files.fail_at.is_some_and(|n| files.operations == n + 1) {
