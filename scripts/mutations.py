@@ -28,7 +28,6 @@ RULES = [
     ("the temporary name", "src/checkpoint/store/save.rs", "let file = temporary.join(name);\n            self.storage.write_new",
      "let _ = self.storage.create_dir(path);\n            let file = path.join(name);\n            self.storage.write_new", LIB),
     ("the checksum", "src/checkpoint/store/load.rs", "if found != checksum {", "if found != checksum && false {", LIB),
-    ("the limit on what is decoded", "src/checkpoint/state.rs", ".with_limit(limit)", "", LIB),
     ("the limit on what is read", "src/checkpoint/fs.rs", "if length > limit {", "if length > limit && false {", LIB),
     ("no bytes left over", "src/checkpoint/state.rs", ".reject_trailing_bytes()", ".allow_trailing_bytes()", LIB),
     ("the best is kept", "src/checkpoint/retention.rs", "keep.extend(monitor.ranked(checkpoints)", "keep.extend(monitor.ranked(&[])", LIB),
