@@ -24,6 +24,10 @@ pub trait Device: Backend + Update {
 
     /// `"cpu"` or `"cuda:0"`: the name under which a checkpoint remembers where it was trained.
     fn name(&self) -> String;
+
+    /// Gives memory that is no longer in use back, after something failed for want of it.
+    #[doc(hidden)]
+    fn trim_memory(&self) {}
 }
 
 /// Which device to open: `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU if there is one, else the CPU). Parse it from
@@ -139,6 +143,11 @@ impl Device for Cuda {
             Ok(context) => format!("cuda:{}", context.ordinal()),
             Err(_) => "cuda".into(),
         }
+    }
+
+    fn trim_memory(&self) {
+        // dfdx unwraps what a device that has failed says.
+        let _ = crate::unwind::catch(|| crate::nn::cuda::trim(self));
     }
 }
 

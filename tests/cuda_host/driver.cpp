@@ -4,6 +4,7 @@
 // count launches, copies and waits.
 //
 // DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
+// DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
 // DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free and sync.
 #include "shim.h"
 #include "kernels.h"
@@ -61,7 +62,42 @@ KERNEL(sgd_update_f32, SgdConfig s, u64 count, float *parameter, float *velocity
   }
 }
 
+// What is allocated, and from which pool.
+struct MemoryPool {
+  size_t limit, used;
+};
+struct MemoryBlock {
+  size_t size;
+  MemoryPool *pool;
+};
+static MemoryPool default_pool, *current_pool = &default_pool;
+static auto &blocks = *new std::map<u64, MemoryBlock>; // outlives threads that still free at the end
+static size_t taken;
+static std::mutex memory_lock;
+
+// As cuda.h has it.
+struct PoolProperties {
+  int allocation, handles, location, device;
+  void *security;
+  size_t limit;
+  u8 reserved[56];
+};
+
+static size_t device_bytes() {
+  static const char *path = getenv("DRIVER_MEMORY");
+  unsigned long long bytes = 1ull << 36;
+  if (path)
+    if (FILE *file = fopen(path, "r")) {
+      if (fscanf(file, "%llu", &bytes) != 1) abort();
+      fclose(file);
+    }
+  return bytes;
+}
+
 extern "C" {
+int cuGetErrorName(int, const char **name) { return *name = "an error of the double", 0; }
+int cuGetErrorString(int, const char **text) { return *text = "an error of the double", 0; }
+
 // device, context, streams, events
 int cuInit(unsigned) { return 0; }
 int cuDeviceGet(int *device, int) { return *device = 0; }
@@ -69,6 +105,7 @@ int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxGetDevice(int *device) { return *device = 0; }
 int cuCtxSetCurrent(void *) { return 0; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
 int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)3, 0; }
@@ -80,15 +117,57 @@ int cuEventDestroy_v2(void *) { return 0; }
 int cuEventRecord(void *, void *) { return 0; }
 
 // memory: new memory is full of NaNs, so that what is read before it is written shows
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  *total = device_bytes();
+  *free = *total > taken ? *total - taken : 0;
+  return 0;
+}
+int cuDeviceTotalMem_v2(size_t *total, int) { return *total = device_bytes(), 0; }
 int cuMemAllocAsync(u64 *p, size_t n, void *) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  if (taken + n > device_bytes()) return note("refused %zu\n", n), 2;
+  MemoryPool *pool = current_pool;
+  if (pool->limit && pool->used + n > pool->limit) return note("refused %zu\n", n), 2;
   char *memory = (char *)malloc(n ? n : 1);
   memset(memory, 0xff, n);
   *p = (u64)memory;
+  taken += n;
+  pool->used += n;
+  blocks[*p] = {n, pool};
   return note("alloc %zu\n", n), 0;
 }
 int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
-int cuMemFreeAsync(u64 p, void *) { return free((void *)p), note("free\n"), 0; }
+int cuMemFreeAsync(u64 p, void *) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  const auto found = blocks.find(p);
+  if (found == blocks.end()) return note("freed what is not allocated\n"), 1;
+  taken -= found->second.size;
+  found->second.pool->used -= found->second.size;
+  blocks.erase(found);
+  return free((void *)p), note("free\n"), 0;
+}
 int cuMemFree_v2(u64 p) { return cuMemFreeAsync(p, 0); }
+
+// memory pools: each holds what is in use and nothing more
+int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &default_pool, 0; }
+int cuDeviceGetMemPool(void **pool, int) { return *pool = current_pool, 0; }
+int cuDeviceSetMemPool(int, void *pool) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  return current_pool = (MemoryPool *)pool, note("pool\n"), 0;
+}
+int cuMemPoolCreate(void **pool, const PoolProperties *properties) {
+  if (properties->allocation != 1 || properties->handles != 0 || properties->location != 1) return 1;
+  for (const u8 byte : properties->reserved)
+    if (byte) return 1;
+  return *pool = new MemoryPool{properties->limit, 0}, 0;
+}
+int cuMemPoolGetAttribute(void *pool, int attribute, void *value) {
+  if (attribute < 5 || attribute > 8) return 1;
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  return *(u64 *)value = ((MemoryPool *)pool)->used, 0;
+}
+int cuMemPoolTrimTo(void *, size_t) { return note("trim\n"), 0; }
 int cuMemsetD8Async(u64 p, u8 value, size_t n, void *) { return memset((void *)p, value, n), note("memset %zu\n", n), 0; }
 int cuMemsetD8_v2(u64 p, u8 value, size_t n) { return cuMemsetD8Async(p, value, n, 0); }
 int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *) {

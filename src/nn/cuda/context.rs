@@ -9,7 +9,7 @@ use cudarc::driver::{CudaDevice, CudaFunction, CudaSlice, DeviceRepr, DriverErro
 use dfdx::tensor::{Cuda, CudaError, Storage, TensorFromVec};
 
 use super::pointer::{self, Route};
-use super::{Flat, module};
+use super::{Flat, memory, module};
 use crate::{ModelError, ModelResult};
 
 /// One device. dfdx's handles of the same device, however many, share its memory and its default stream, which is the one
@@ -81,7 +81,7 @@ impl Context {
     pub(super) fn uninitialized<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>, CudaError> {
         // SAFETY: the memory holds any bits until it is written; T is a number, for which all bits are valid, and the
         // callers hand it to a kernel or a product that writes all of it before anything reads it.
-        Ok(unsafe { self.device.alloc::<T>(len.max(1)) }?)
+        memory::asking(len.saturating_mul(size_of::<T>()), || Ok(unsafe { self.device.alloc::<T>(len.max(1)) }?))
     }
 
     /// Launches a kernel on the default stream; a grid without blocks is no launch.

@@ -10,12 +10,14 @@ mod convolution;
 mod elementwise;
 mod linear;
 mod loss;
+mod memory;
 mod module;
 mod pointer;
 mod pool;
 mod record;
 
 pub(crate) use context::Context;
+pub(crate) use memory::{error, of_panic, trim};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;

@@ -12,6 +12,7 @@ use dfdx::tensor_ops::{Momentum, SgdConfig, WeightDecay};
 
 use super::Flat;
 use super::context::Context;
+use super::memory::asking;
 use crate::ModelResult;
 use crate::nn::Gradients;
 
@@ -124,7 +125,7 @@ impl Output {
     }
 
     pub(super) fn new(context: &Context, device: &Cuda, len: usize) -> Result<Self, CudaError> {
-        let tensor = device.try_zeros_like(&(len,))?;
+        let tensor = asking(len.saturating_mul(4), || device.try_zeros_like(&(len,)))?;
         if context.route == Route::Pointer
             && let Some(parsed) = parse(&tensor)
             && parsed.len >= len
@@ -151,8 +152,8 @@ impl Output {
 /// A way to a tensor's gradient that does not keep the tensor's values: it gives the pointer, valid as long as the
 /// gradients are, and the gradient is zero when it is first asked for.
 pub(super) fn gradient_of(tensor: &Flat) -> impl Fn(&mut Gradients<Cuda>) -> Result<u64, CudaError> + 'static {
-    let ghost = tensor.ghost();
-    move |gradients| Ok(*gradients.get_or_alloc_mut(&ghost)?.device_ptr())
+    let (ghost, bytes) = (tensor.ghost(), tensor.shape().0.saturating_mul(4));
+    move |gradients| Ok(*asking(bytes, || gradients.get_or_alloc_mut(&ghost))?.device_ptr())
 }
 
 #[cfg(test)]
