@@ -141,11 +141,12 @@ int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
 int cuMemFreeAsync(u64 p, void *) {
   const std::lock_guard<std::mutex> lock(memory_lock);
   const auto found = blocks.find(p);
-  if (found == blocks.end()) return note("freed what is not allocated\n"), 1;
-  taken -= found->second.size;
-  found->second.pool->used -= found->second.size;
+  if (found == blocks.end()) abort();
+  const size_t n = found->second.size;
+  taken -= n;
+  found->second.pool->used -= n;
   blocks.erase(found);
-  return free((void *)p), note("free\n"), 0;
+  return free((void *)p), note("free %zu\n", n), 0;
 }
 int cuMemFree_v2(u64 p) { return cuMemFreeAsync(p, 0); }
 

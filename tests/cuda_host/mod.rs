@@ -1,5 +1,9 @@
 //! The CUDA kernels as a program of the host: compiled by g++ when a test asks, and fed over a pipe.
 
+mod double;
+
+pub use double::{Log, double};
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

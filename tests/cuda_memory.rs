@@ -1,0 +1,198 @@
+//! The memory of a CUDA device when there is not enough of it, on the double of the driver (see `cuda_driver.rs`): what is
+//! said, and that training goes on. A file that the double reads holds how much there is.
+#![cfg(feature = "cuda")]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+#[allow(dead_code)]
+mod cuda_host;
+
+use std::path::PathBuf;
+
+use cuda_host::numbers;
+use elistimator::device::Cuda;
+use elistimator::nn::{Part, Visitor, sparse_cross_entropy};
+use elistimator::prelude::*;
+
+const INPUTS: usize = 64;
+
+#[derive(Serialize, Deserialize)]
+struct Classifier;
+
+network! {
+    struct ClassifierNet<D> {
+        hidden: Linear<D>,
+        out: Linear<D>,
+    }
+}
+
+impl<D: Device> ModelFn<D> for Classifier {
+    type Net = ClassifierNet<D>;
+
+    fn build(&self, device: &D) -> ModelResult<ClassifierNet<D>> {
+        let hidden = Linear::builder(INPUTS, 128).activation(Activation::Relu).build(device)?;
+        Ok(ClassifierNet { hidden, out: Linear::new(device, 128, 4)? })
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Sgd::new(0.05).momentum(0.9).into()
+    }
+
+    fn train(
+        &self,
+        net: &mut ClassifierNet<D>,
+        features: &Features<D>,
+        step: &mut Step<'_, D>,
+    ) -> ModelResult<TrainSpec<D>> {
+        let x = features.tensor::<(usize, usize)>("x")?;
+        let y = net.out.forward(net.hidden.forward(x.traced(step.tape()?))?)?;
+        Ok(TrainSpec::new(sparse_cross_entropy(y, &features.indices("label")?)?))
+    }
+
+    fn evaluate(&self, net: &ClassifierNet<D>, features: &Features<D>) -> ModelResult<EvaluationSpec<D>> {
+        let y = net.out.forward(net.hidden.forward(features.tensor::<(usize, usize)>("x")?)?)?;
+        Ok(EvaluationSpec::new(sparse_cross_entropy(y, &features.indices("label")?)?))
+    }
+
+    fn predict(&self, net: &ClassifierNet<D>, features: &Features<D>) -> ModelResult<PredictSpec> {
+        let y = net.out.forward(net.hidden.forward(features.tensor::<(usize, usize)>("x")?)?)?;
+        Ok(PredictSpec::new().output("logits", &y))
+    }
+}
+
+/// So many examples, of four classes that can be told apart.
+fn record(count: usize) -> Record {
+    let labels = (0..count).map(|i| (i % 4) as i64).collect::<Vec<_>>();
+    let mut x = numbers(1, count * INPUTS);
+    for (row, label) in x.chunks_exact_mut(INPUTS).zip(&labels) {
+        row[*label as usize] += 2.0;
+    }
+    Record::new().with("x", Array::new([count, INPUTS], x).unwrap()).with("label", Array::from(labels))
+}
+
+fn examples(count: usize) -> Dataset {
+    Dataset::from_arrays(record(count)).unwrap()
+}
+
+fn builder(dir: &std::path::Path) -> Builder<Classifier, Cuda> {
+    Builder::new(Classifier).device(DeviceSpec::Cuda(0)).model_dir(dir).progress(ProgressMode::Off).seed(3)
+}
+
+/// How much memory the double has from now on.
+fn give(bytes: usize) {
+    let path = PathBuf::from(std::env::var_os("DRIVER_MEMORY").unwrap());
+    // Replaced whole: the double may be reading it.
+    let new = path.with_extension("new");
+    std::fs::write(&new, bytes.to_string()).unwrap();
+    std::fs::rename(&new, &path).unwrap();
+}
+
+fn double(test: &str) -> Option<cuda_host::Log> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("memory");
+    cuda_host::double(test, &[("DRIVER_MEMORY", file.to_str().unwrap())]).filter(|log| {
+        if log.is_of_a_gpu() {
+            println!("skipped: the memory of a real device is not a test's to set");
+        }
+        !log.is_of_a_gpu()
+    })
+}
+
+const MIB: usize = 1 << 20;
+
+#[test]
+fn a_batch_that_does_not_fit_is_an_error_and_smaller_ones_go_on() {
+    let Some(mut log) = double("a_batch_that_does_not_fit_is_an_error_and_smaller_ones_go_on") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    give(4 * MIB);
+    let mut estimator = builder(dir.path()).build().unwrap();
+    estimator.setup(Inputs::train(examples(256).batch(32))).unwrap();
+    estimator.train().unwrap();
+    assert_eq!(estimator.global_step(), 8);
+
+    // 6000 * 128 values of the hidden layer are 2.9 MiB, twice.
+    estimator.setup(Inputs::train(examples(6000).batch(6000))).unwrap();
+    log.lines();
+    let error = estimator.train().unwrap_err();
+    println!("{error}");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let text = error.to_string();
+    for piece in
+        ["step 9: out of device memory: asked for 2.9 MiB, found ", " free of 4.0 MiB (", "use smaller batches"]
+    {
+        assert!(text.contains(piece), "{piece:?} in {text}");
+    }
+    assert!(log.lines().iter().any(|line| line == "trim"), "nothing was given back");
+    assert_eq!(estimator.global_step(), 8, "a half-done step counts");
+
+    estimator.setup(Inputs::train(examples(256).batch(32))).unwrap();
+    estimator.train().unwrap();
+    assert_eq!(estimator.global_step(), 16);
+
+    let text = estimator.evaluate(examples(6000).batch(6000)).unwrap_err().to_string();
+    assert!(text.starts_with("evaluation, batch 1: out of device memory"), "{text}");
+    let text = estimator.predict(record(6000)).unwrap_err().to_string();
+    assert!(text.starts_with("predict: out of device memory"), "{text}");
+    estimator.predict(record(8)).unwrap();
+}
+
+fn weights(estimator: &Elistimator<Classifier, Cuda>) -> Vec<u32> {
+    let mut values = Vec::new();
+    let mut read = |_: &str, part: Part<'_, Cuda>| {
+        if let Part::Parameter(parameter) = part {
+            values.extend(parameter.values().iter().map(|value| value.to_bits()));
+        }
+        Ok(())
+    };
+    estimator.net().visit(&mut Visitor::new(&mut read)).unwrap();
+    values
+}
+
+/// How many more bytes are allocated after these lines than before.
+fn kept(lines: &[String]) -> i64 {
+    let bytes = |kind: &str| lines.iter().filter_map(|line| line.strip_prefix(kind)?.parse::<i64>().ok()).sum::<i64>();
+    bytes("alloc ") - bytes("free ")
+}
+
+#[test]
+fn wherever_a_step_runs_out_of_memory_nothing_of_it_is_left() {
+    let Some(mut log) = double("wherever_a_step_runs_out_of_memory_nothing_of_it_is_left") else { return };
+    let gradients = (INPUTS as i64 + 1) * 128 + 129 * 4;
+    let run = |failing: Option<usize>, log: &mut cuda_host::Log| {
+        let dir = tempfile::tempdir().unwrap();
+        give(64 * MIB);
+        let mut estimator = builder(dir.path()).build().unwrap();
+        estimator.setup(Inputs::train(examples(64).batch(32))).unwrap();
+        estimator.train().unwrap();
+        let mut is_failed = false;
+        if let Some(bytes) = failing {
+            estimator.setup(Inputs::train(examples(512).batch(512))).unwrap();
+            give(bytes);
+            log.lines();
+            let result = estimator.train().map(|_| ());
+            is_failed = result.is_err();
+            if let Err(error) = result {
+                assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+                assert!(!error.to_string().contains("while parameters"), "{error}");
+                // Less than before where the gradients' memory, which steps hand on, went with the step.
+                let kept = kept(&log.lines());
+                assert!(kept == 0 || kept == -4 * gradients, "{kept} bytes kept after {error}");
+            }
+            give(64 * MIB);
+        }
+        estimator.setup(Inputs::train(examples(64).batch(32))).unwrap();
+        estimator.train().unwrap();
+        (is_failed, weights(&estimator))
+    };
+    let (_, expected) = run(None, &mut log);
+    let mut failed = 0;
+    // From nothing left to what the step needs.
+    for kibibytes in (150..).step_by(30) {
+        let (is_failed, found) = run(Some(kibibytes * 1024), &mut log);
+        if !is_failed {
+            break;
+        }
+        assert!(found == expected, "with {kibibytes} KiB");
+        failed += 1;
+    }
+    assert!(failed > 20, "the step failed at {failed} places only");
+}
