@@ -25,6 +25,12 @@ pub trait Device: Backend + Update {
     /// `"cpu"` or `"cuda:0"`: the name under which a checkpoint remembers where it was trained.
     fn name(&self) -> String;
 
+    /// Bounds what this process takes of the device's memory; see [`Builder::memory_fraction`](crate::Builder).
+    #[doc(hidden)]
+    fn bound_memory(_spec: DeviceSpec, _fraction: f64) -> Result<()> {
+        Ok(())
+    }
+
     /// Gives memory that is no longer in use back, after something failed for want of it.
     #[doc(hidden)]
     fn trim_memory(&self) {}
@@ -143,6 +149,14 @@ impl Device for Cuda {
             Ok(context) => format!("cuda:{}", context.ordinal()),
             Err(_) => "cuda".into(),
         }
+    }
+
+    fn bound_memory(spec: DeviceSpec, fraction: f64) -> Result<()> {
+        let DeviceSpec::Cuda(ordinal) = spec.resolve() else { return Ok(()) };
+        let bounded = crate::unwind::catch(|| crate::nn::cuda::bound(ordinal, fraction));
+        bounded.unwrap_or_else(|message| {
+            Err(Error::new(ErrorKind::Device, format!("memory_fraction: cuda:{ordinal}: {message}")))
+        })
     }
 
     fn trim_memory(&self) {

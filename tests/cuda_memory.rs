@@ -87,9 +87,13 @@ fn give(bytes: usize) {
 }
 
 fn double(test: &str) -> Option<cuda_host::Log> {
+    double_with(test, "")
+}
+
+fn double_with(test: &str, pools: &str) -> Option<cuda_host::Log> {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("memory");
-    cuda_host::double(test, &[("DRIVER_MEMORY", file.to_str().unwrap())]).filter(|log| {
+    cuda_host::double(test, &[("DRIVER_MEMORY", file.to_str().unwrap()), ("DRIVER_POOLS", pools)]).filter(|log| {
         if log.is_of_a_gpu() {
             println!("skipped: the memory of a real device is not a test's to set");
         }
@@ -195,4 +199,62 @@ fn wherever_a_step_runs_out_of_memory_nothing_of_it_is_left() {
         failed += 1;
     }
     assert!(failed > 20, "the step failed at {failed} places only");
+}
+
+#[test]
+fn a_fraction_bounds_what_the_process_takes() {
+    let Some(mut log) = double("a_fraction_bounds_what_the_process_takes") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    give(16 * MIB);
+    let mut estimator = builder(dir.path()).memory_fraction(0.25).build().unwrap();
+    estimator.setup(Inputs::train(examples(256).batch(32))).unwrap();
+    estimator.train().unwrap();
+    let first = log.lines();
+    let pool = first.iter().position(|line| line == "pool").unwrap();
+    let taken = first.iter().position(|line| line.starts_with("alloc ")).unwrap();
+    assert!(pool < taken, "something is not in the pool that bounds");
+
+    estimator.setup(Inputs::train(examples(6000).batch(6000))).unwrap();
+    let error = estimator.train().unwrap_err();
+    println!("{error}");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(error.to_string().contains("of the 4.0 MiB that it may take"), "{error}");
+    // More memory on the device is no more for this process.
+    give(32 * MIB);
+    assert_eq!(estimator.train().unwrap_err().kind(), ErrorKind::OutOfMemory);
+    estimator.setup(Inputs::train(examples(256).batch(32))).unwrap();
+    estimator.train().unwrap();
+
+    // One bound for the process: the same once more, but no other.
+    builder(dir.path()).memory_fraction(0.25).build().unwrap();
+    let error = builder(dir.path()).memory_fraction(0.5).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().contains("found 0.5, but this process bounded it to 0.25 before"), "{error}");
+}
+
+#[test]
+fn without_a_fraction_the_pool_is_the_devices_own() {
+    let Some(mut log) = double("without_a_fraction_the_pool_is_the_devices_own") else { return };
+    give(16 * MIB);
+    builder(tempfile::tempdir().unwrap().path()).build().unwrap();
+    assert!(!log.lines().iter().any(|line| line == "pool"));
+}
+
+fn assert_is_refused() {
+    give(1024 * MIB);
+    let error = builder(tempfile::tempdir().unwrap().path()).memory_fraction(0.25).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Device);
+    assert!(error.to_string().contains("memory_fraction: cuda:0: this driver does not bound"), "{error}");
+}
+
+#[test]
+fn a_driver_that_knows_no_bound_is_an_error() {
+    let Some(_) = double_with("a_driver_that_knows_no_bound_is_an_error", "old") else { return };
+    assert_is_refused();
+}
+
+#[test]
+fn a_driver_that_does_not_keep_the_bound_is_an_error() {
+    let Some(_) = double_with("a_driver_that_does_not_keep_the_bound_is_an_error", "careless") else { return };
+    assert_is_refused();
 }

@@ -5,6 +5,7 @@
 //
 // DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
 // DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
+// DRIVER_POOLS is "old" for a driver that knows no bound of memory pools, and "careless" for one that does not keep it.
 // DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free and sync.
 #include "shim.h"
 #include "kernels.h"
@@ -124,10 +125,10 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
   return 0;
 }
 int cuDeviceTotalMem_v2(size_t *total, int) { return *total = device_bytes(), 0; }
-int cuMemAllocAsync(u64 *p, size_t n, void *) {
+int cuMemAllocFromPoolAsync(u64 *p, size_t n, void *pool_, void *) {
+  MemoryPool *pool = (MemoryPool *)pool_;
   const std::lock_guard<std::mutex> lock(memory_lock);
   if (taken + n > device_bytes()) return note("refused %zu\n", n), 2;
-  MemoryPool *pool = current_pool;
   if (pool->limit && pool->used + n > pool->limit) return note("refused %zu\n", n), 2;
   char *memory = (char *)malloc(n ? n : 1);
   memset(memory, 0xff, n);
@@ -137,6 +138,7 @@ int cuMemAllocAsync(u64 *p, size_t n, void *) {
   blocks[*p] = {n, pool};
   return note("alloc %zu\n", n), 0;
 }
+int cuMemAllocAsync(u64 *p, size_t n, void *stream) { return cuMemAllocFromPoolAsync(p, n, current_pool, stream); }
 int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
 int cuMemFreeAsync(u64 p, void *) {
   const std::lock_guard<std::mutex> lock(memory_lock);
@@ -161,7 +163,13 @@ int cuMemPoolCreate(void **pool, const PoolProperties *properties) {
   if (properties->allocation != 1 || properties->handles != 0 || properties->location != 1) return 1;
   for (const u8 byte : properties->reserved)
     if (byte) return 1;
-  return *pool = new MemoryPool{properties->limit, 0}, 0;
+  const char *driver = getenv("DRIVER_POOLS");
+  if (driver && !strcmp(driver, "old") && properties->limit) return 1;
+  return *pool = new MemoryPool{driver && !strcmp(driver, "careless") ? 0 : properties->limit, 0}, 0;
+}
+int cuMemPoolDestroy(void *pool) {
+  if (pool == current_pool) abort();
+  return delete (MemoryPool *)pool, 0;
 }
 int cuMemPoolGetAttribute(void *pool, int attribute, void *value) {
   if (attribute < 5 || attribute > 8) return 1;

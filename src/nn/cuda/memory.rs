@@ -1,12 +1,15 @@
 //! The device's memory: how much of it there is, and what is said when it is out.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::cublas::sys::cublasStatus_t;
-use cudarc::driver::{result, sys};
+use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUresult};
+use cudarc::driver::{CudaDevice, DriverError, result, sys};
 use dfdx::tensor::{Cuda, CudaError, Synchronize};
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, Result};
 
 thread_local! {
     /// What the allocation that failed last on this thread asked for, in bytes.
@@ -25,7 +28,7 @@ pub(super) fn asking<T>(bytes: usize, allocate: impl FnOnce() -> Result<T, CudaE
 pub(crate) fn error(error: &CudaError) -> Error {
     let asked = ASKED.take();
     let is_out_of_memory = match error {
-        CudaError::Driver(error) => error.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY,
+        CudaError::Driver(error) => error.0 == CUresult::CUDA_ERROR_OUT_OF_MEMORY,
         CudaError::Blas(error) => error.0 == cublasStatus_t::CUBLAS_STATUS_ALLOC_FAILED,
         CudaError::Cpu(_) => return Error::new(ErrorKind::Model, format!("{error:?}")),
     };
@@ -50,10 +53,21 @@ fn out_of_memory(asked: Option<u64>) -> Error {
     }
     match Usage::of_this_thread() {
         None => message.push_str("how much is free is not known"),
-        Some(Usage { free, total, pool }) => {
+        Some(Usage { free, total, pool, bound }) => {
             message.push_str(&format!("found {} free of {}", bytes(free), bytes(total)));
-            if let Some((held, used)) = pool {
-                message.push_str(&format!(" ({} in use by this program, which holds {})", bytes(used), bytes(held)));
+            match (pool, bound) {
+                (Some((_, used)), Some(bound)) => {
+                    let (used, bound) = (bytes(used), bytes(bound));
+                    message.push_str(&format!(", and {used} in use by this process of the {bound} that it may take"));
+                }
+                (Some((held, used)), None) => {
+                    message.push_str(&format!(
+                        " ({} in use by this process, which holds {})",
+                        bytes(used),
+                        bytes(held)
+                    ));
+                }
+                (None, _) => {}
             }
         }
     }
@@ -68,31 +82,42 @@ struct Usage {
     total: u64,
     /// What the pool that dfdx allocates from holds, and what of it is in use.
     pool: Option<(u64, u64)>,
+    /// What the pool may hold, if it was [bounded](bound).
+    bound: Option<u64>,
 }
 
 impl Usage {
     /// That of the device whose context this thread has; `None` if it has none.
     fn of_this_thread() -> Option<Self> {
         let (free, total) = result::mem_get_info().ok()?;
-        Some(Self { free: free as u64, total: total as u64, pool: current_pool().and_then(held_and_used) })
+        let device = current_device()?;
+        let bounds = BOUNDS.lock().unwrap_or_else(PoisonError::into_inner);
+        let bound = bounds.values().find(|bound| *bound.device.cu_device() == device).map(|bound| bound.bytes);
+        let pool = pool_of(device).and_then(held_and_used);
+        Some(Self { free: free as u64, total: total as u64, pool, bound })
     }
 }
 
-/// The pool that allocations in stream order come from, on the device whose context this thread has.
-fn current_pool() -> Option<sys::CUmemoryPool> {
-    let (mut device, mut pool) = (0, std::ptr::null_mut());
-    // SAFETY: both write to the variable they are given, if they succeed.
-    unsafe {
-        sys::cuCtxGetDevice(&mut device).result().ok()?;
-        sys::cuDeviceGetMemPool(&mut pool, device).result().ok()?;
-    }
+/// The device whose context this thread has.
+fn current_device() -> Option<sys::CUdevice> {
+    let mut device = 0;
+    // SAFETY: it writes to the variable that it is given, if it succeeds.
+    unsafe { sys::cuCtxGetDevice(&mut device) }.result().ok()?;
+    Some(device)
+}
+
+/// The pool that a device's allocations in stream order come from.
+fn pool_of(device: sys::CUdevice) -> Option<sys::CUmemoryPool> {
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: as above.
+    unsafe { sys::cuDeviceGetMemPool(&mut pool, device) }.result().ok()?;
     Some(pool)
 }
 
 fn held_and_used(pool: sys::CUmemoryPool) -> Option<(u64, u64)> {
-    use sys::CUmemPool_attribute as Attribute;
-    let held = attribute(pool, Attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
-    Some((held, attribute(pool, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
+    use sys::CUmemPool_attribute_enum::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
+    let held = attribute(pool, CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)?;
+    Some((held, attribute(pool, CU_MEMPOOL_ATTR_USED_MEM_CURRENT)?))
 }
 
 /// An attribute of a pool that is a number of bytes.
@@ -108,12 +133,103 @@ fn attribute(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute) -> Option
 pub(crate) fn trim(device: &Cuda) {
     // Should this fail, the next allocation says so.
     if device.try_synchronize().is_ok()
-        && let Some(pool) = current_pool()
+        && let Some(pool) = current_device().and_then(pool_of)
     {
         // SAFETY: the pool is one that the driver gave.
         let _ = unsafe { sys::cuMemPoolTrimTo(pool, 0) }.result();
     }
 }
+
+/// The bounds of this process by the number of the device. They hold as long as the process lives: what was allocated from
+/// their pools may live as long.
+static BOUNDS: Mutex<BTreeMap<usize, Bound>> = Mutex::new(BTreeMap::new());
+
+struct Bound {
+    fraction: f64,
+    bytes: u64,
+    /// Its primary context holds the pool's memory.
+    device: Arc<CudaDevice>,
+}
+
+/// What device memory is handed out in.
+const GRANULE: u64 = 2 << 20;
+
+/// Bounds what dfdx and this library allocate on a device, in this process and from now on, to a fraction of its memory.
+/// All of that is allocated in stream order, from the device's current pool: one of that size takes its place.
+pub(crate) fn bound(ordinal: usize, fraction: f64) -> Result<()> {
+    let place = format!("memory_fraction: cuda:{ordinal}");
+    let failed = |error: DriverError| Error::new(ErrorKind::Device, format!("{place}: {error:?}"));
+    // A panic while the lock was held leaves the map whole.
+    let mut bounds = BOUNDS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = bounds.get(&ordinal) {
+        if known.fraction == fraction {
+            return Ok(());
+        }
+        let message = format!("{place}: found {fraction}, but this process bounded it to {} before", known.fraction);
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    let device = CudaDevice::new(ordinal).map_err(failed)?;
+    let pools = device.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED).map_err(failed)?;
+    if pools == 0 {
+        let message = format!("{place} has no memory pools, and nothing else can bound its memory");
+        return Err(Error::new(ErrorKind::Device, message));
+    }
+    let (_, total) = result::mem_get_info().map_err(failed)?;
+    let bytes = ((total as f64 * fraction) as u64 / GRANULE).max(1) * GRANULE;
+    let unkept = || {
+        let message =
+            format!("{place}: this driver does not bound memory pools; expected one of CUDA 12.2 or newer (535)");
+        Error::new(ErrorKind::Device, message)
+    };
+    let pool = match make_pool(*device.cu_device(), bytes) {
+        // So a driver that does not know of the size takes it: as bytes that should be 0.
+        Err(DriverError(CUresult::CUDA_ERROR_INVALID_VALUE)) => return Err(unkept()),
+        made => made.map_err(failed)?,
+    };
+    if !refuses(pool, bytes) {
+        // SAFETY: the pool was just made, and nothing else knows it.
+        let _ = unsafe { sys::cuMemPoolDestroy(pool) }.result();
+        return Err(unkept());
+    }
+    // SAFETY: both are the driver's. What is allocated already stays in the pool that it came from.
+    unsafe { sys::cuDeviceSetMemPool(*device.cu_device(), pool) }.result().map_err(failed)?;
+    bounds.insert(ordinal, Bound { fraction, bytes, device });
+    Ok(())
+}
+
+/// A pool of the device's memory that does not grow beyond so many bytes.
+fn make_pool(device: sys::CUdevice, bytes: u64) -> Result<sys::CUmemoryPool, DriverError> {
+    let mut properties = sys::CUmemPoolProps {
+        allocType: sys::CUmemAllocationType::CU_MEM_ALLOCATION_TYPE_PINNED,
+        handleTypes: sys::CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_NONE,
+        location: sys::CUmemLocation { type_: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE, id: device },
+        win32SecurityAttributes: std::ptr::null_mut(),
+        reserved: [0; 64],
+    };
+    // `size_t maxSize` since CUDA 12.2; older headers, such as the one cudarc 0.9.15 was made from, have reserved bytes.
+    properties.reserved[..8].copy_from_slice(&bytes.to_ne_bytes());
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the properties are whole, of the size that every driver knows, and read during the call only.
+    unsafe { sys::cuMemPoolCreate(&mut pool, &properties) }.result()?;
+    Ok(pool)
+}
+
+/// Whether the pool gives no more than so many bytes; twice its granule more, in case it rounds up.
+fn refuses(pool: sys::CUmemoryPool, bytes: u64) -> bool {
+    let mut pointer = 0;
+    let too_many = bytes.saturating_add(2 * POOL_GRANULE) as usize;
+    // SAFETY: the pool is one that was just made, the stream the default one of the current context.
+    let asked = unsafe { sys::cuMemAllocFromPoolAsync(&mut pointer, too_many, pool, std::ptr::null_mut()) };
+    if asked.result().is_ok() {
+        // SAFETY: just allocated, on the same stream, and used by nothing.
+        let _ = unsafe { result::free_async(pointer, std::ptr::null_mut()) };
+        return false;
+    }
+    true
+}
+
+/// What pools grow by.
+const POOL_GRANULE: u64 = 32 << 20;
 
 /// A number of bytes as people read it.
 fn bytes(count: u64) -> String {

@@ -17,7 +17,7 @@ mod pool;
 mod record;
 
 pub(crate) use context::Context;
-pub(crate) use memory::{error, of_panic, trim};
+pub(crate) use memory::{bound, error, of_panic, trim};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;
