@@ -2,11 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Array;
+use crate::nn::Tensor;
 use crate::nn::backend::Backend;
 use crate::optim::update::Update;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, ModelResult, Result};
 
 pub use dfdx::tensor::Cpu;
 #[cfg(feature = "cuda")]
@@ -24,6 +27,12 @@ pub trait Device: Backend + Update {
 
     /// `"cpu"` or `"cuda:0"`: the name under which a checkpoint remembers where it was trained.
     fn name(&self) -> String;
+
+    /// A host array as a tensor of this shape, which holds as many values.
+    #[doc(hidden)]
+    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
+        Ok(self.try_tensor_from_vec(array.to_f32()?, shape)?)
+    }
 
     /// Bounds what this process takes of the device's memory; see [`Builder::memory_fraction`](crate::Builder).
     #[doc(hidden)]
@@ -148,6 +157,13 @@ impl Device for Cuda {
         match crate::nn::cuda::Context::open(self) {
             Ok(context) => format!("cuda:{}", context.ordinal()),
             Err(_) => "cuda".into(),
+        }
+    }
+
+    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
+        match crate::nn::cuda::upload(self, array, shape)? {
+            Some(tensor) => Ok(tensor),
+            None => crate::nn::cuda::copy(self, array, shape),
         }
     }
 

@@ -9,6 +9,7 @@ use cudarc::driver::sys::{CUdevice_attribute_enum as Attribute, CUresult};
 use cudarc::driver::{CudaDevice, DriverError, result, sys};
 use dfdx::tensor::{Cuda, CudaError, Synchronize};
 
+use super::context::Context;
 use crate::{Error, ErrorKind, Result};
 
 thread_local! {
@@ -131,9 +132,17 @@ fn attribute(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute) -> Option
 /// Gives memory that is no longer in use back to the device, after what failed for want of it: smaller tensors may not fit
 /// where the larger ones were. Waits for the device.
 pub(crate) fn trim(device: &Cuda) {
-    // Should this fail, the next allocation says so.
+    // Should any of this fail, the next allocation says so.
+    if device.try_synchronize().is_err() {
+        return;
+    }
+    let Some(number) = current_device() else { return };
+    if let Some(context) = Context::known(number) {
+        let _ = context.uploads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+    // The places of the uploads are freed behind what is queued: nothing.
     if device.try_synchronize().is_ok()
-        && let Some(pool) = current_device().and_then(pool_of)
+        && let Some(pool) = pool_of(number)
     {
         // SAFETY: the pool is one that the driver gave.
         let _ = unsafe { sys::cuMemPoolTrimTo(pool, 0) }.result();

@@ -125,14 +125,19 @@ impl Output {
     }
 
     pub(super) fn new(context: &Context, device: &Cuda, len: usize) -> Result<Self, CudaError> {
-        let tensor = asking(len.saturating_mul(4), || device.try_zeros_like(&(len,)))?;
+        Self::around(context, asking(len.saturating_mul(4), || device.try_zeros_like(&(len,)))?)
+    }
+
+    /// The same around a tensor that is new, and shared with nobody.
+    pub(super) fn around(context: &Context, tensor: Flat) -> Result<Self, CudaError> {
+        let len = tensor.shape().0;
         if context.route == Route::Pointer
             && let Some(parsed) = parse(&tensor)
             && parsed.len >= len
         {
             return Ok(Self { pointer: parsed.pointer, tensor, staged: None });
         }
-        let staged: <Cuda as Storage<f32>>::Vec = device.try_alloc_len(len)?;
+        let staged: <Cuda as Storage<f32>>::Vec = tensor.device().try_alloc_len(len)?;
         Ok(Self { pointer: *staged.device_ptr(), tensor, staged: Some(staged) })
     }
 
