@@ -1,5 +1,6 @@
-//! The memory of a CUDA device when there is not enough of it, on the double of the driver (see `cuda_driver.rs`): what is
-//! said, and that training goes on. A file that the double reads holds how much there is.
+//! The memory of a CUDA device, on the double of the driver (see `cuda_driver.rs`): what is said when there is not enough
+//! of it, and that training goes on; what may be taken of it; and how batches get there. A file that the double reads holds
+//! how much there is.
 #![cfg(feature = "cuda")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -87,18 +88,20 @@ fn give(bytes: usize) {
 }
 
 fn double(test: &str) -> Option<cuda_host::Log> {
-    double_with(test, "")
+    cuda_double(test, &[])
 }
 
-fn double_with(test: &str, pools: &str) -> Option<cuda_host::Log> {
+/// The log of the double in its process, with these variables; `None` elsewhere, and on a real device, whose memory is not a
+/// test's to set.
+fn cuda_double(test: &str, variables: &[(&str, &str)]) -> Option<cuda_host::Log> {
+    if std::env::var_os("ELISTIMATOR_GPU").is_some() {
+        println!("skipped: the memory of a real device is not a test's to set");
+        return None;
+    }
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("memory");
-    cuda_host::double(test, &[("DRIVER_MEMORY", file.to_str().unwrap()), ("DRIVER_POOLS", pools)]).filter(|log| {
-        if log.is_of_a_gpu() {
-            println!("skipped: the memory of a real device is not a test's to set");
-        }
-        !log.is_of_a_gpu()
-    })
+    let variables = [variables, &[("DRIVER_MEMORY", file.to_str().unwrap())]].concat();
+    cuda_host::double(test, &variables)
 }
 
 const MIB: usize = 1 << 20;
@@ -249,12 +252,82 @@ fn assert_is_refused() {
 
 #[test]
 fn a_driver_that_knows_no_bound_is_an_error() {
-    let Some(_) = double_with("a_driver_that_knows_no_bound_is_an_error", "old") else { return };
+    let Some(_) = cuda_double("a_driver_that_knows_no_bound_is_an_error", &[("DRIVER_POOLS", "old")]) else { return };
     assert_is_refused();
 }
 
 #[test]
 fn a_driver_that_does_not_keep_the_bound_is_an_error() {
-    let Some(_) = double_with("a_driver_that_does_not_keep_the_bound_is_an_error", "careless") else { return };
+    let Some(_) = cuda_double("a_driver_that_does_not_keep_the_bound_is_an_error", &[("DRIVER_POOLS", "careless")])
+    else {
+        return;
+    };
     assert_is_refused();
+}
+
+#[test]
+fn a_step_copies_its_batch_and_nothing_else_from_locked_memory() {
+    let Some(mut log) = double("a_step_copies_its_batch_and_nothing_else_from_locked_memory") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    give(64 * MIB);
+    let mut estimator = builder(dir.path()).build().unwrap();
+    estimator.setup(Inputs::train(examples(512).batch(512))).unwrap();
+    estimator.train_steps(2).unwrap();
+    log.lines();
+    estimator.train_steps(5).unwrap();
+    let lines = log.lines();
+    let count = |wanted: &str| lines.iter().filter(|line| line.as_str() == wanted).count();
+    // The inputs; labels with their weights, so few that the driver takes them along; and dfdx's 1 to go back from.
+    assert_eq!(count("h2d 131072 locked beside"), 5);
+    assert_eq!((count("h2d 4096 pageable"), count("h2d 4 pageable")), (5, 5));
+    assert_eq!(lines.iter().filter(|line| line.starts_with("h2d")).count(), 15, "{lines:?}");
+    assert_eq!(count("d2d 131072"), 5);
+    assert!(!lines.iter().any(|line| line.starts_with("lock") || line == "event-wait"), "{lines:?}");
+}
+
+fn assert_uploads_arrive() {
+    give(1024 * MIB);
+    let device = Cuda::open(DeviceSpec::Cuda(0), 1).unwrap();
+    let rows = |from: usize| (0..20_000 * 3).map(|i| (from + i) % 251).collect::<Vec<_>>();
+    let arrays = |from: usize| {
+        let rows = rows(from);
+        [
+            Array::new([20_000, 3], rows.iter().map(|x| *x as f32).collect::<Vec<_>>()).unwrap(),
+            Array::new([20_000, 3], rows.iter().map(|x| *x as f64).collect::<Vec<_>>()).unwrap(),
+            Array::new([20_000, 3], rows.iter().map(|x| *x as i32).collect::<Vec<_>>()).unwrap(),
+            Array::new([20_000, 3], rows.iter().map(|x| *x as i64).collect::<Vec<_>>()).unwrap(),
+            Array::new([20_000, 3], rows.iter().map(|x| *x as u8).collect::<Vec<_>>()).unwrap(),
+            Array::new([20_000, 3], rows.iter().map(|x| x % 2 == 0).collect::<Vec<_>>()).unwrap(),
+        ]
+    };
+    let mut tensors = Vec::new();
+    for from in 0..3 {
+        for array in arrays(from) {
+            let expected = array.to_f32().unwrap();
+            let features = Features::new(Record::new().with("x", array), device.clone());
+            tensors.push((features.tensor::<(usize, usize)>("x").unwrap(), expected));
+        }
+    }
+    for (tensor, expected) in tensors {
+        assert!(tensor.as_vec() == expected);
+    }
+}
+
+#[test]
+fn uploads_of_every_type_arrive() {
+    let Some(mut log) = double("uploads_of_every_type_arrive") else { return };
+    assert_uploads_arrive();
+    // Where the device is done before the next one comes, one place does.
+    let counts = log.counts();
+    assert_eq!((counts["lock"], counts.get("event-wait").copied().unwrap_or(0)), (1, 0));
+}
+
+#[test]
+fn uploads_wait_where_the_host_is_far_ahead() {
+    let Some(mut log) = cuda_double("uploads_wait_where_the_host_is_far_ahead", &[("DRIVER_BUSY", "1")]) else {
+        return;
+    };
+    assert_uploads_arrive();
+    let counts = log.counts();
+    assert_eq!((counts["lock"], counts["event-wait"]), (3, 15));
 }
