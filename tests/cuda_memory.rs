@@ -104,6 +104,14 @@ fn cuda_double(test: &str, variables: &[(&str, &str)]) -> Option<cuda_host::Log>
     cuda_host::double(test, &variables)
 }
 
+/// The same, and on a real device too.
+fn anywhere(test: &str) -> Option<cuda_host::Log> {
+    if std::env::var_os("ELISTIMATOR_GPU").is_some() {
+        return cuda_host::double(test, &[]);
+    }
+    double(test).inspect(|_| give(1024 * MIB))
+}
+
 const MIB: usize = 1 << 20;
 
 #[test]
@@ -286,7 +294,6 @@ fn a_step_copies_its_batch_and_nothing_else_from_locked_memory() {
 }
 
 fn assert_uploads_arrive() {
-    give(1024 * MIB);
     let device = Cuda::open(DeviceSpec::Cuda(0), 1).unwrap();
     let rows = |from: usize| (0..20_000 * 3).map(|i| (from + i) % 251).collect::<Vec<_>>();
     let arrays = |from: usize| {
@@ -315,8 +322,11 @@ fn assert_uploads_arrive() {
 
 #[test]
 fn uploads_of_every_type_arrive() {
-    let Some(mut log) = double("uploads_of_every_type_arrive") else { return };
+    let Some(mut log) = anywhere("uploads_of_every_type_arrive") else { return };
     assert_uploads_arrive();
+    if log.is_of_a_gpu() {
+        return;
+    }
     // Where the device is done before the next one comes, one place does.
     let counts = log.counts();
     assert_eq!((counts["lock"], counts.get("event-wait").copied().unwrap_or(0)), (1, 0));
@@ -330,4 +340,32 @@ fn uploads_wait_where_the_host_is_far_ahead() {
     assert_uploads_arrive();
     let counts = log.counts();
     assert_eq!((counts["lock"], counts["event-wait"]), (3, 15));
+}
+
+#[test]
+fn batches_grow_until_they_do_not_fit_the_fraction() {
+    let Some(log) = anywhere("batches_grow_until_they_do_not_fit_the_fraction") else { return };
+    if !log.is_of_a_gpu() {
+        give(1024 * MIB);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // On a device of 140 GiB the values of the hidden layer, 512 bytes an example, are more with 2^22 examples.
+    let mut estimator = builder(dir.path()).memory_fraction(0.01).build().unwrap();
+    let mut refused = None;
+    for doublings in 0..8 {
+        let count = 1 << (15 + doublings);
+        estimator.setup(Inputs::train(examples(count).batch(count))).unwrap();
+        if let Err(error) = estimator.train() {
+            refused = Some(error);
+            break;
+        }
+    }
+    let error = refused.expect("nothing was refused");
+    println!("{error}");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("that it may take"), "{error}");
+    let steps = estimator.global_step();
+    estimator.setup(Inputs::train(examples(256).batch(32))).unwrap();
+    estimator.train().unwrap();
+    assert_eq!(estimator.global_step(), steps + 8);
 }
