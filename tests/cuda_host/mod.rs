@@ -1,7 +1,10 @@
 //! The CUDA kernels as a program of the host: compiled by g++ when a test asks, and fed over a pipe.
 
+// Not every program of tests uses it.
+#[allow(dead_code)]
 mod double;
 
+#[allow(unused_imports)]
 pub use double::{Log, double};
 
 use std::io::{Read, Write};
