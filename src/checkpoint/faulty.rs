@@ -18,6 +18,8 @@ struct Files {
     durable: BTreeMap<PathBuf, Node>,
     /// Names whose directory was synced since they were given. A directory that is renamed takes along those in it.
     synced: BTreeSet<PathBuf>,
+    /// Names that were given to other directories than they durably belong to.
+    renamed: BTreeSet<PathBuf>,
     operations: u64,
     fail_at: Option<u64>,
     /// Whether everything fails from the failing operation on, as after a crash.
@@ -98,6 +100,7 @@ impl FaultyDisk {
         files.now = now.collect();
         files.durable = files.now.clone();
         files.synced = files.now.keys().cloned().collect();
+        files.renamed.clear();
         (files.fail_at, files.dead) = (None, false);
     }
 
@@ -200,6 +203,9 @@ impl Storage for FaultyDisk {
         if files.now.contains_key(to) && (node.is_none() || files.now[to].is_none()) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if node.is_none() {
+            files.renamed.insert(to.to_owned());
+        }
         let moved: Vec<PathBuf> = below(&files.now, from).cloned().chain([from.to_owned()]).collect();
         for path in moved {
             let target = if path == from { to.to_owned() } else { to.join(path.strip_prefix(from).unwrap()) };
@@ -234,6 +240,9 @@ impl Storage for FaultyDisk {
         for name in names {
             // A directory's name becomes durable with the names in it that are; a file's with its synced bytes.
             files.synced.insert(name.clone());
+            if files.renamed.remove(&name) {
+                files.durable.retain(|path, _| !path.starts_with(&name));
+            }
             let contents: Vec<PathBuf> = below(&files.now, &name).cloned().chain([name.clone()]).collect();
             let is_reached = |path: &&PathBuf| {
                 path.ancestors().take_while(|above| above.starts_with(&name)).all(|above| files.synced.contains(above))
