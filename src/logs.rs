@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::log_file::LogFile;
-use crate::metrics::Metrics;
+use crate::metrics::{Figure, Metrics};
 use crate::progress::{LogEvery, StepLog};
 use crate::summary::{HistoryWriter, SummaryWriter};
 use crate::training_log::StepValues;
@@ -104,17 +104,18 @@ impl Logs {
         }
     }
 
-    /// The metrics of a validation set.
-    pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
+    /// The metrics of a validation set, and what they have to show.
+    pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics, figures: &[(String, Figure)]) {
         let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
         let values: Vec<_> = metrics.iter().collect();
         if let Some(writer) = self.writer(&name) {
             writer.scalars(&values, step);
+            figures.iter().for_each(|(tag, figure)| writer.figure(tag, figure, step));
             writer.flush();
         }
         let is_training = self.history.as_ref().is_some_and(|(_, is_cut)| *is_cut);
         if let Some(history) = self.history(is_training) {
-            history.record(&name, step, &values);
+            history.measured(&name, step, &values, figures);
             history.flush();
         }
     }

@@ -4,6 +4,7 @@
 //! training. [`EventWriter`] below it returns every error.
 
 mod event_writer;
+mod figure;
 mod histogram;
 mod history;
 mod hyper_parameters;

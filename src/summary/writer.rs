@@ -2,6 +2,7 @@
 
 use super::{Embedding, EventWriter, Histogram, HyperParameters, Image, Layout, PrCurve};
 use crate::Result;
+use crate::metrics::Figure;
 use std::{
     path::{Path, PathBuf},
     time::SystemTime,
@@ -74,6 +75,11 @@ impl SummaryWriter {
     /// A curve of precision over recall. The page wants the same number of thresholds in all of a tag.
     pub fn pr_curve(&mut self, tag: &str, curve: &PrCurve, step: u64) {
         self.attempt(|events| events.pr_curve(tag, curve, step));
+    }
+
+    /// What a metric has to show; see [`EventWriter::figure`].
+    pub fn figure(&mut self, tag: &str, figure: &Figure, step: u64) {
+        self.attempt(|events| events.figure(tag, figure, step));
     }
 
     /// Points with labels for the projector, as files beside the events; the same name again replaces them.
