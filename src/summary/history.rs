@@ -423,6 +423,31 @@ mod tests {
     }
 
     #[test]
+    fn matrices_come_back_and_broken_ones_are_an_error() {
+        use crate::metrics::ConfusionMatrix;
+        let dir = tempfile::tempdir().unwrap();
+        let of = |classes: usize| ConfusionMatrix::weighted(&[0, 1], &[0, 0], &[0.5, 1.0], classes).unwrap().into();
+        let mut writer = HistoryWriter::create(dir.path(), 1);
+        let figures = [("confusion".to_owned(), of(2)), ("wide".to_owned(), of(101))];
+        writer.measured("validation", 5, &[("loss", 1.0)], &figures);
+        writer.measured("validation", 9, &[("loss", 0.5)], &figures[1..]);
+        writer.flush();
+        let history = History::load(dir.path()).unwrap();
+        assert_eq!(history.matrices(), ["validation/confusion"]);
+        assert_eq!(history.matrix("validation/confusion"), Some((5, [0.5, 1.0, 0.0, 0.0].as_slice())));
+        assert_eq!((history.matrix("validation/wide"), history.matrix("train/confusion")), (None, None));
+        assert_eq!(history.series("validation/loss").len(), 2);
+        // A resumed run takes matrices back with the rest of the record.
+        drop(HistoryWriter::create(dir.path(), 5));
+        assert!(History::load(dir.path()).unwrap().matrices().is_empty());
+        for bad in ["[1,2,3]", "[1,null,3,4]", "7"] {
+            let line = format!(r#"{{"step":1,"time":0,"source":"a","values":{{}},"matrices":{{"m":{bad}}}}}"#);
+            fs::write(dir.path().join(FILE), format!("{line}\n{line}\n")).unwrap();
+            assert_eq!(History::load(dir.path()).unwrap_err().kind(), ErrorKind::Corrupt, "{bad}");
+        }
+    }
+
+    #[test]
     fn a_resumed_run_takes_back_what_it_writes_again() {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), 1, 1..121, 1.0);

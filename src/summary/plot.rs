@@ -343,6 +343,7 @@ mod tests {
             time: 0.0,
             source: source.to_owned(),
             values: [(name.to_owned(), value)].into(),
+            matrices: BTreeMap::new(),
         };
         History::from_records(values.iter().map(record).collect())
     }
@@ -401,6 +402,30 @@ mod tests {
             assert_eq!(confusion_matrix(&bad, None, &path).unwrap_err().kind(), ErrorKind::InvalidArgument);
         }
         assert!(confusion_matrix(&[1; 4], Some(&labels), &path).is_err());
+    }
+
+    #[test]
+    fn the_last_matrices_stand_below_the_curves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("curves.svg");
+        let with = |step: u64, matrices: &[(&str, Vec<f64>)]| Record {
+            step,
+            time: 0.0,
+            source: "validation".to_owned(),
+            values: [("loss".to_owned(), 1.0)].into(),
+            matrices: matrices.iter().map(|(name, counts)| ((*name).to_owned(), counts.clone())).collect(),
+        };
+        let records = vec![
+            with(100, &[("confusion", vec![771.0, 0.0, 0.0, 772.0])]),
+            with(200, &[("confusion", vec![871.5, 0.0, 0.0, 872.0]), ("empty", vec![]), ("zero", vec![0.0; 4])]),
+            with(300, &[("<huge>", vec![1e300, f64::MAX, f64::MAX, 0.0]), ("wide", vec![1.0; 101 * 101])]),
+        ];
+        curves(&History::from_records(records), &path).unwrap();
+        let svg = fs::read_to_string(&path).unwrap();
+        for text in ["validation/confusion, step 200", "871.5", "872", "&lt;huge&gt;", "predicted", "true"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert!(!svg.contains("771") && !svg.contains("wide"), "only the last of each name, and none that is too wide");
     }
 
     /// Writes pictures to look at: `GALLERY=dir cargo test --features plot --lib plot -- --ignored`.
