@@ -6,7 +6,7 @@ use dfdx::tensor_ops::TryStack;
 
 use crate::checkpointing::Which;
 use crate::data::Dataset;
-use crate::elistimator::{before, model_outcome};
+use crate::elistimator::{before, check_ends, model_outcome};
 use crate::inputs::InputFn;
 use crate::logs::metric_of;
 use crate::metrics::{Figure, MetricState, Metrics};
@@ -223,6 +223,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         steps: Option<u64>,
         mut pass: Option<&mut Pass>,
     ) -> Result<Measured> {
+        if steps.is_none() {
+            check_ends("evaluate", dataset, "use `evaluate_steps`, or `take` so many batches")?;
+        }
         if D::READS_ARE_FREE {
             threads::join_in();
             heap::keep();

@@ -77,6 +77,11 @@ fn endless_data_trains_by_steps_and_memory_stays_flat() {
     assert!(long < short + 256 * 1024, "{short} bytes over 500 steps, {long} over 5,000");
     assert_eq!((estimator.global_step(), estimator.epoch()), (6_000, 0), "there is one epoch, and it never ends");
     assert_eq!(endless().len(), None);
+    // A whole pass would never come back.
+    let error = estimator.train().unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("train_steps"), "{error}");
+    assert_eq!(estimator.evaluate(endless()).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    assert!(estimator.evaluate_steps(endless(), 3).is_ok());
 
     // Resumed in the middle of it, the run goes on with the next batch.
     let (resumed, unbroken) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
