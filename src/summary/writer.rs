@@ -113,6 +113,11 @@ impl SummaryWriter {
         self.attempt(EventWriter::sync);
     }
 
+    /// The file in use.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        self.events.as_ref().map(|events| events.path().to_owned())
+    }
+
     /// The file in use, to sync in another thread.
     pub(crate) fn file(&self) -> Option<(PathBuf, std::io::Result<std::fs::File>)> {
         self.events.as_ref().map(EventWriter::file)
