@@ -138,7 +138,7 @@ mod tests {
         fs::write(&other, "mine").unwrap();
         let before = fs::read(&third).unwrap();
         assert_eq!(steps(&first), [0, 1, 50, 100, 150, 200, 250, 300, 350, 400]);
-        cut(dir.path(), 201, &[third.clone()]).unwrap();
+        cut(dir.path(), 201, std::slice::from_ref(&third)).unwrap();
         assert_eq!((steps(&first), steps(&second)), (vec![0, 1, 50, 100, 150, 200], vec![0]));
         assert_eq!((fs::read(&third).unwrap(), fs::read_to_string(other).unwrap()), (before, "mine".to_owned()));
         let names = fs::read_dir(dir.path()).unwrap().count();
