@@ -142,10 +142,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// stopped in it.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongOrder`] before `setup`; [`ErrorKind::Data`] and [`ErrorKind::Model`] for failures and panics of
-    /// the input and model functions; [`ErrorKind::NotFinite`]; [`ErrorKind::Interrupted`]; [`ErrorKind::OutOfMemory`],
-    /// after which [`setup`](Self::setup) with smaller batches goes on. The estimator stays usable.
+    /// [`ErrorKind::WrongOrder`] before `setup`; [`ErrorKind::InvalidArgument`] for data that repeats for ever;
+    /// [`ErrorKind::Data`] and [`ErrorKind::Model`] for failures and panics of the input and model functions;
+    /// [`ErrorKind::NotFinite`]; [`ErrorKind::Interrupted`]; [`ErrorKind::OutOfMemory`], after which
+    /// [`setup`](Self::setup) with smaller batches goes on. The estimator stays usable.
     pub fn train(&mut self) -> Result<&mut Self> {
+        if let Some(feed) = &self.feed {
+            check_ends("train", feed.dataset(), "use `train_steps`, `train_until` or `train_for`")?;
+        }
         self.run(Until::EndOfEpoch)
     }
 
@@ -422,6 +426,16 @@ impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Elistimator at step {} in {}", self.global_step, self.model_dir.display())
     }
+}
+
+/// Refuses a pass over data that is known to have no end.
+pub(crate) fn check_ends(verb: &str, dataset: &Dataset, instead: &str) -> Result<()> {
+    if dataset.stage.is_endless() {
+        let message =
+            format!("`{verb}` makes a whole pass, but the data has no end: {instead}, or leave out `repeat_forever`");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(())
 }
 
 /// The error of a verb that came before the one it needs.

@@ -306,11 +306,11 @@ impl Array {
     /// # Errors
     /// [`ErrorKind::Data`] when ranks or types differ, or there is no array.
     pub fn pad_stack(arrays: &[Self], pad: f64) -> Result<Self> {
-        Self::pad_stack_to(arrays, pad, None)
+        Self::pad_stack_to(arrays, pad, "", None)
     }
 
     /// The same with lengths given for some axes, which no array may exceed.
-    pub(crate) fn pad_stack_to(arrays: &[Self], pad: f64, shape: Option<&[Option<usize>]>) -> Result<Self> {
+    pub(crate) fn pad_stack_to(arrays: &[Self], pad: f64, text: &str, shape: Option<&[Option<usize>]>) -> Result<Self> {
         let first = arrays.first().ok_or_else(|| Error::new(ErrorKind::Data, "cannot stack no arrays at all"))?;
         let mut dims = first.dims.clone();
         for (index, array) in arrays.iter().enumerate() {
@@ -358,7 +358,7 @@ impl Array {
             Values::I64(buffer) => place(buffer, arrays, &dims, len, pad as i64),
             Values::U8(buffer) => place(buffer, arrays, &dims, len, pad as u8),
             Values::Bool(buffer) => place(buffer, arrays, &dims, len, pad != 0.0),
-            Values::Text(buffer) => place(buffer, arrays, &dims, len, String::new()),
+            Values::Text(buffer) => place(buffer, arrays, &dims, len, text.to_owned()),
         }
         .ok_or_else(too_large)?;
         let mut all = vec![arrays.len()];

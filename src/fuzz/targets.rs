@@ -162,6 +162,9 @@ fn history(bytes: &[u8]) -> bool {
     for name in history.names() {
         let _ = history.series(&name);
     }
+    for name in history.matrices() {
+        let _ = history.matrix(&name);
+    }
     let _ = history.without_machine();
     // A table of many steps by many names is as large as both together: that is the caller's choice.
     if history.records().len() < 64 {
