@@ -4,6 +4,8 @@ mod adaptive;
 mod average;
 mod composed;
 mod config;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod early_stopping;
 mod gradient;
 mod optimizer;

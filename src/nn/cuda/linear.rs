@@ -4,6 +4,7 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
+use super::Flat;
 use super::blas::{Matrix, Onto};
 use super::context::{Context, blocks, size};
 use super::elementwise::{THREADS, code};
@@ -33,8 +34,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     let context = Context::of(&x)?;
     let (kind, slope) = code(activation);
 
-    let weights = weight.flat();
-    let bias = bias.map(Parameter::flat);
+    let weights = weight.lend();
+    let bias = bias.map(Parameter::lend);
     let x_values = Values::of(&context, &x)?;
     let weight_values = Values::of(&context, &weights)?;
     let y = Output::new(&context, x.device(), count)?;
@@ -56,8 +57,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     }
     drop(weight_values);
 
-    let mut recorded = vec![&weights];
-    recorded.extend(&bias);
+    let mut recorded: Vec<&Flat> = vec![&weights];
+    recorded.extend(bias.as_deref());
     if input_gradient {
         recorded.push(&x);
     }

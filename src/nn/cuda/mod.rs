@@ -11,11 +11,13 @@ mod elementwise;
 mod linear;
 mod loss;
 mod module;
+mod optimizer;
 mod pointer;
 mod pool;
 mod record;
 
 pub(crate) use context::Context;
+pub(crate) use optimizer::{Fused, Pending};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;

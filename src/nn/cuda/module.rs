@@ -23,7 +23,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 21] = [
+const KERNELS: [&str; 23] = [
     "probe",
     "activation",
     "activation_backward",
@@ -45,6 +45,8 @@ const KERNELS: [&str; 21] = [
     "average_pool_backward",
     "cross_entropy",
     "cross_entropy_backward",
+    "sgd_update",
+    "adam_update",
 ];
 
 /// Compiles and loads the kernels.
