@@ -19,8 +19,9 @@ use dfdx::tensor::{Tape, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::Targets;
+use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Gradients, Init, Layer, Linear, MaxPool2D, Parameter, StepTape, Tensor,
+    Activation, AvgPool2D, Conv2D, ConvBlock, Gradients, Init, Layer, LayerNorm, Linear, MaxPool2D, Parameter, StepTape, Tensor,
     sparse_cross_entropy,
 };
 use elistimator::{Device, DeviceSpec};
@@ -257,12 +258,14 @@ fn cross_entropies() {
     }
 }
 
-/// The CNN of the MNIST example, with fewer channels.
-struct Cnn<D: Device> {
-    conv1: ConvBlock<D>,
-    conv2: ConvBlock<D>,
-    dense: Linear<D>,
-    logits: Linear<D>,
+elistimator::network! {
+    /// The CNN of the MNIST example, with fewer channels.
+    struct Cnn<D> {
+        conv1: ConvBlock<D>,
+        conv2: ConvBlock<D>,
+        dense: Linear<D>,
+        logits: Linear<D>,
+    }
 }
 
 impl<D: Device> Cnn<D> {
@@ -295,12 +298,11 @@ impl<D: Device> Cnn<D> {
     }
 }
 
-/// Plain SGD by dfdx's kernel.
-fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
+/// The losses of some steps.
+fn train<D: Device>(config: &OptimizerConfig, steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
     let device = open::<D>();
     let mut cnn = Cnn::new(&device);
-    let sgd = dfdx::tensor_ops::SgdConfig { lr: 0.05, momentum: None, weight_decay: None };
-    let mut unused = Gradients::<D>::leaky();
+    let mut optimizer = Optimizer::new(config.clone());
     let labels = [3, 1, 4, 1, 5, 9, 2, 6];
     let mut losses = Vec::new();
     for step in 0..steps {
@@ -308,14 +310,7 @@ fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
         let loss = cnn.loss(images.leaky_trace(), &labels, step);
         losses.push(loss.retaped::<dfdx::tensor::NoneTape>());
         let mut gradients = loss.backward();
-        for parameter in cnn.parameters() {
-            let flat = parameter.flat();
-            let velocity = unused.get_or_alloc_mut(&flat).unwrap();
-            let gradient = gradients.get_or_alloc_mut(&flat).unwrap();
-            // Dropped, so that nobody shares the values and the update need not copy them.
-            drop(flat);
-            parameter.update(|tensor| Ok(sgd.try_update(tensor, velocity, gradient)?)).unwrap();
-        }
+        optimizer.update(&mut cnn, &mut gradients, None).unwrap();
         drop((gradients, images));
         each(step);
     }
@@ -325,9 +320,10 @@ fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
 #[test]
 fn a_training_step_is_few_launches_and_waits_for_nothing() {
     let Some(mut log) = double("a_training_step_is_few_launches_and_waits_for_nothing") else { return };
+    let sgd = Sgd::new(0.05).into();
     let mut counts = BTreeMap::new();
-    let cuda = train::<Cuda>(6, |_| counts = log.counts());
-    assert_same(vec![train::<Cpu>(6, |_| {})], vec![cuda.clone()]);
+    let cuda = train::<Cuda>(&sgd, 6, |_| counts = log.counts());
+    assert_same(vec![train::<Cpu>(&sgd, 6, |_| {})], vec![cuda.clone()]);
     assert!(cuda[5] < 0.8 * cuda[0], "the loss does not fall: {cuda:?}");
 
     if log.path.is_none() {
@@ -339,7 +335,8 @@ fn a_training_step_is_few_launches_and_waits_for_nothing() {
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
     assert!(counts.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
     let work = of("launch") + of("gemm");
-    assert!(work <= 60, "{work} launches and products");
+    assert_eq!(of("launch sgd_update"), 1, "launches of updates");
+    assert!(work <= 40, "{work} launches and products");
     assert_eq!((of("d2h"), of("sync")), (0, 0), "a step waits for the device");
     // The images, the labels with their weights, and dfdx's 1 to start the backward pass from.
     assert_eq!(of("h2d"), 3, "copies to the device");
@@ -365,4 +362,102 @@ fn network_gradients<D: Device>() -> Vec<Vec<f32>> {
     let images = device.tensor_from_vec(numbers(1, 8 * 784), (8, 1, 28, 28));
     let gradients = cnn.loss(images.leaky_trace(), &[3, 1, 4, 1, 5, 9, 2, 6], 5).backward();
     cnn.parameters().map(|parameter| gradient(&gradients, parameter)).into()
+}
+
+/// The values of two parameters, one of them larger than many blocks, after some updates with made-up gradients.
+fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let layer = |seed, inputs, outputs| {
+        let values = |seed, n| Init::Values(numbers(seed, n));
+        let layer = Linear::builder(inputs, outputs).weights(values(seed, inputs * outputs));
+        layer.bias(values(seed + 1, outputs)).build(&device).unwrap()
+    };
+    let mut net = (layer(3, 40, 70), layer(5, 70, 3));
+    let mut optimizer = Optimizer::new(config.clone());
+    let mut before = Vec::new();
+    for step in 0..4 {
+        let x = device.tensor_from_vec(numbers(20 + step, 2 * 40), (2, 40));
+        let y = net.1.forward(net.0.forward(x.leaky_trace()).unwrap()).unwrap();
+        let mut gradients = weighted_sum(&device, flat(y)).backward();
+        // Someone who keeps the values does not see them change.
+        let kept = keep.then(|| net.0.weight.flat());
+        let values = net.0.weight.values();
+        optimizer.update(&mut net, &mut gradients, None).unwrap();
+        if let Some(kept) = kept {
+            assert_eq!(kept.as_vec(), values);
+        }
+        assert_ne!(net.0.weight.values(), values);
+        before.push(values);
+    }
+    let layers = [&net.0, &net.1];
+    before.extend(layers.iter().flat_map(|layer| [layer.weight.values(), layer.bias.as_ref().unwrap().values()]));
+    before.extend(optimizer.tensors(&net).unwrap().into_iter().map(|(_, _, values)| values));
+    before
+}
+
+fn rules() -> [OptimizerConfig; 6] {
+    [
+        Sgd::new(0.1).into(),
+        Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
+        Sgd::new(0.1).momentum(0.9).nesterov(true).into(),
+        Adam::new(0.01).into(),
+        Adam::new(0.01).weight_decay(0.1).into(),
+        OptimizerConfig::from(Adam::new(0.01).decoupled_weight_decay(0.1)).without_decay("*bias"),
+    ]
+}
+
+#[test]
+fn updates() {
+    let Some(mut log) = double("updates") else { return };
+    for config in rules() {
+        let cpu = updated::<Cpu>(&config, false);
+        assert_same(cpu, updated::<Cuda>(&config, false));
+        let counts = log.counts();
+        let launches = counts.iter().filter(|(what, _)| what.contains("launch") && what.contains("_update"));
+        let launches = launches.map(|(_, count)| count).sum::<usize>();
+        let groups = if config == rules()[5] { 2 } else { 1 };
+        assert!(log.path.is_none() || launches == 4 * groups, "{config:?}: {counts:?}");
+    }
+}
+
+/// The way of dfdx's own kernels.
+#[test]
+fn updates_of_values_that_are_shared() {
+    let Some(mut log) = double("updates_of_values_that_are_shared") else { return };
+    for config in &rules()[..3] {
+        assert_same(updated::<Cpu>(config, true), updated::<Cuda>(config, true));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let what = (of("launch sgd_update_f32"), of("launch sgd_update"));
+        assert!(log.path.is_none() || what == (4, 4), "{counts:?}");
+    }
+}
+
+#[test]
+fn layer_norms() {
+    let Some(mut log) = double("layer_norms") else { return };
+    // More rows than one chunk of the sums that the parameters' gradients take; more columns than threads of a block.
+    fn run<D: Device>((rows, size): (usize, usize)) -> Vec<Vec<f32>> {
+        let device = open::<D>();
+        let mut layer = LayerNorm::new(&device, size).unwrap();
+        layer.weight.set_values(&numbers(5, size)).unwrap();
+        layer.bias.set_values(&numbers(6, size)).unwrap();
+        let x = device.tensor_from_vec(numbers(1, rows * size), (rows, size));
+        let y = layer.forward(x.leaky_trace()).unwrap();
+        let output = y.as_vec();
+        let gradients = weighted_sum(&device, flat(y)).backward();
+        vec![
+            output,
+            gradients.get(&x).as_vec(),
+            gradient(&gradients, &layer.weight),
+            gradient(&gradients, &layer.bias),
+        ]
+    }
+    for shape in [(7, 40), (3, 300), (300, 33)] {
+        assert_same(run::<Cpu>(shape), run::<Cuda>(shape));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let launches = ["layer_norm", "layer_norm_backward", "layer_norm_parameters"].map(|name| of(&format!("launch {name}")));
+    assert!(log.path.is_none() || launches == [3, 3, 3], "{counts:?}");
 }

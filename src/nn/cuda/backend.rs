@@ -3,7 +3,7 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, linear, loss, pool};
+use super::{convolution, elementwise, linear, loss, normalization, pool};
 use crate::ModelResult;
 use crate::nn::backend::{Backend, Convolution, Pooling, Targets};
 use crate::nn::window::WindowOver;
@@ -74,5 +74,14 @@ impl Backend for Cuda {
 
     fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
         elementwise::sum(x)
+    }
+
+    fn layer_norm<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize), Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        normalization::layer_norm(x, weight, bias, epsilon)
     }
 }

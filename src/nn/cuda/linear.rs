@@ -15,7 +15,7 @@ use crate::nn::{Activation, Parameter, Tensor};
 use cudarc::driver::DevicePtr;
 
 /// Columns that one block of the kernels that add up columns works on.
-const COLUMNS_OF_A_BLOCK: u32 = 32;
+pub(super) const COLUMNS_OF_A_BLOCK: u32 = 32;
 
 /// See [`Backend::linear`](crate::nn::backend::Backend::linear).
 pub(super) fn linear<T: Tape<f32, Cuda>>(
@@ -108,7 +108,7 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
 /// Adds the sums of columns to `total`, if there is one. `launch` gets where the sums go (a row for each row of its grid),
 /// its grid, the rows of a block, and whether to add. Many rows are summed in chunks, whose number depends on the sizes
 /// alone, and then the chunks: the order of a sum is always the same.
-fn sum_columns(
+pub(super) fn sum_columns(
     context: &Context,
     total: Option<u64>,
     (rows, columns): (u32, u32),

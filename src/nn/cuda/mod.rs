@@ -11,6 +11,7 @@ mod elementwise;
 mod linear;
 mod loss;
 mod module;
+mod normalization;
 mod optimizer;
 mod pointer;
 mod pool;

@@ -23,7 +23,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 23] = [
+const KERNELS: [&str; 26] = [
     "probe",
     "activation",
     "activation_backward",
@@ -45,6 +45,9 @@ const KERNELS: [&str; 23] = [
     "average_pool_backward",
     "cross_entropy",
     "cross_entropy_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_parameters",
     "sgd_update",
     "adam_update",
 ];
