@@ -21,7 +21,7 @@ use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::Targets;
 use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Gradients, Init, Layer, LayerNorm, Linear, MaxPool2D, Parameter, StepTape, Tensor,
+    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, MaxPool2D, Parameter, StepTape, Tensor,
     sparse_cross_entropy,
 };
 use elistimator::{Device, DeviceSpec};
@@ -460,4 +460,29 @@ fn layer_norms() {
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
     let launches = ["layer_norm", "layer_norm_backward", "layer_norm_parameters"].map(|name| of(&format!("launch {name}")));
     assert!(log.path.is_none() || launches == [3, 3, 3], "{counts:?}");
+}
+
+#[test]
+fn embeddings() {
+    let Some(mut log) = double("embeddings") else { return };
+    fn run<D: Device>(size: usize) -> Vec<Vec<f32>> {
+        let device = open::<D>();
+        let table = Embedding::builder(9, size).weights(Init::Values(numbers(2, 9 * size))).padding(4);
+        let table = table.build(&device).unwrap();
+        let ids = Ids::new(vec![3, 8, 3, 4, 0, 3, 4, 8], (2, 4)).unwrap();
+        let y = table.forward(ids.traced(StepTape::<D>::default())).unwrap();
+        let output = y.as_vec();
+        let gradients = weighted_sum(&device, flat(y)).backward();
+        let untraced = table.forward(Ids::new(vec![4, 8], (2,)).unwrap()).unwrap().as_vec();
+        assert!(table.forward(Ids::new(vec![4, 9], (2,)).unwrap()).is_err());
+        assert!(D::READS_ARE_FREE || D::embedding(&table.weight, vec![9], None, dfdx::tensor::NoneTape).is_err());
+        vec![output, gradient(&gradients, &table.weight), untraced]
+    }
+    for size in [5, 300] {
+        assert_same(run::<Cpu>(size), run::<Cuda>(size));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let launches = ["embedding", "embedding_backward"].map(|name| of(&format!("launch {name}")));
+    assert!(log.path.is_none() || launches == [4, 2], "{counts:?}");
 }

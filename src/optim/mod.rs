@@ -4,8 +4,6 @@ mod adaptive;
 mod average;
 mod composed;
 mod config;
-#[cfg(feature = "cuda")]
-mod cuda;
 mod early_stopping;
 mod gradient;
 mod optimizer;
@@ -16,6 +14,8 @@ pub(crate) mod update;
 pub use adaptive::{Adagrad, Ftrl, Lamb};
 pub use average::WeightAverage;
 pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
+#[cfg(feature = "cuda")]
+pub(crate) use config::Rule;
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;
 pub use plateau::ReduceOnPlateau;

@@ -102,7 +102,7 @@ fn l2(weight_decay: f64) -> Option<WeightDecay> {
 }
 
 /// dfdx's own kernels.
-pub(super) fn stock<D: Device>(
+pub(crate) fn stock<D: Device>(
     step: u64,
     rule: &Rule,
     learning_rate: f64,

@@ -3,7 +3,7 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, linear, loss, normalization, pool};
+use super::{convolution, elementwise, embedding, linear, loss, normalization, pool};
 use crate::ModelResult;
 use crate::nn::backend::{Backend, Convolution, Pooling, Targets};
 use crate::nn::window::WindowOver;
@@ -74,6 +74,15 @@ impl Backend for Cuda {
 
     fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
         elementwise::sum(x)
+    }
+
+    fn embedding<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        padding: Option<usize>,
+        tape: T,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        embedding::embedding(weight, ids, padding, tape)
     }
 
     fn layer_norm<T: Tape<f32, Self>>(

@@ -8,6 +8,7 @@ mod blas;
 mod context;
 mod convolution;
 mod elementwise;
+mod embedding;
 mod linear;
 mod loss;
 mod module;
@@ -16,9 +17,9 @@ mod optimizer;
 mod pointer;
 mod pool;
 mod record;
+mod update;
 
 pub(crate) use context::Context;
-pub(crate) use optimizer::{Fused, Pending};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;

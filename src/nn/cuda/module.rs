@@ -23,7 +23,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 26] = [
+const KERNELS: [&str; 28] = [
     "probe",
     "activation",
     "activation_backward",
@@ -48,6 +48,8 @@ const KERNELS: [&str; 26] = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_parameters",
+    "embedding",
+    "embedding_backward",
     "sgd_update",
     "adam_update",
 ];

@@ -1,13 +1,12 @@
 //! Updates on CUDA devices: many parameters in one launch, where nobody shares their values.
-#![allow(unsafe_code)] // the launches read and write through pointers, which must live long enough: why they do is said here
 
 use dfdx::tensor::Cuda;
 
-use super::config::{Adam, Rule, Sgd};
-use super::update::{Moments, Update, stock};
+use super::optimizer::{Fused, Pending};
 use crate::ModelResult;
-use crate::nn::cuda::{Fused, Pending};
 use crate::nn::{Gradients, Parameter};
+use crate::optim::update::{Moments, Update, stock};
+use crate::optim::{Adam, Rule, Sgd};
 
 /// The kernel's form of a rule, if there is one.
 fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
@@ -46,8 +45,9 @@ impl Update for Cuda {
         moments: &mut Moments<Self>,
         pending: &mut Pending,
     ) -> ModelResult<()> {
-        // SAFETY: the optimiser borrows the gradients and the moments until it calls `finish`, which launches; what it does
-        // with them meanwhile is about other parameters, or behind a launch of what waits.
+        // SAFETY: the optimiser alone calls this, since nobody else can make a `Rule`. It borrows the gradients and the moments
+        // until it calls `finish`, which launches; what it does with them meanwhile is about other parameters, or behind a
+        // launch of what waits.
         if let Some(fused) = fused(step, rule, learning_rate)
             && unsafe { pending.add(fused, parameter, gradients, moments) }?
         {
