@@ -3,9 +3,11 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, embedding, linear, loss, normalization, pool};
+use super::{convolution, elementwise, embedding, linear, loss, normalization, pool, recurrent};
 use crate::ModelResult;
-use crate::nn::backend::{Backend, Convolution, Pooling, Targets};
+use crate::nn::backend::{
+    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
+};
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
 
@@ -92,5 +94,14 @@ impl Backend for Cuda {
         epsilon: f32,
     ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
         normalization::layer_norm(x, weight, bias, epsilon)
+    }
+
+    fn recurrent<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        directions: &[Direction<'_, Self>],
+        initial: Vec<State<Self>>,
+        recurrence: &Recurrence<'_>,
+    ) -> ModelResult<RecurrentRun<Self, T>> {
+        recurrent::recurrent(x, directions, initial, recurrence)
     }
 }

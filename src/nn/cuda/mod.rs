@@ -17,6 +17,7 @@ mod optimizer;
 mod pointer;
 mod pool;
 mod record;
+mod recurrent;
 mod update;
 
 pub(crate) use context::Context;

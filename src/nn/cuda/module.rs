@@ -23,7 +23,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 28] = [
+const KERNELS: [&str; 32] = [
     "probe",
     "activation",
     "activation_backward",
@@ -50,6 +50,10 @@ const KERNELS: [&str; 28] = [
     "layer_norm_parameters",
     "embedding",
     "embedding_backward",
+    "lstm_step",
+    "lstm_step_backward",
+    "gru_step",
+    "gru_step_backward",
     "sgd_update",
     "adam_update",
 ];
