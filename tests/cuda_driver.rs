@@ -16,9 +16,9 @@ use std::sync::OnceLock;
 use cuda_host::numbers;
 use dfdx::shapes::HasShape;
 use dfdx::tensor::{Tape, Trace};
-use dfdx::tensor_ops::{Backward, ReshapeTo};
+use dfdx::tensor_ops::{Backward, ReshapeTo, TryAdd};
 use elistimator::device::{Cpu, Cuda};
-use elistimator::nn::backend::Targets;
+use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
 use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
 use elistimator::nn::{
     Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, MaxPool2D, Parameter, StepTape, Tensor,
@@ -485,4 +485,99 @@ fn embeddings() {
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
     let launches = ["embedding", "embedding_backward"].map(|name| of(&format!("launch {name}")));
     assert!(log.path.is_none() || launches == [4, 2], "{counts:?}");
+}
+
+#[derive(Clone, Copy)]
+struct RecurrentCase {
+    cell: Cell,
+    directions: usize,
+    has_initial: bool,
+    lengths: [usize; 3],
+}
+
+/// Outputs, last states and all gradients of a recurrent layer over a padded batch.
+fn recurrent<D: Device>(case: RecurrentCase, trace: bool) -> Vec<Vec<f32>> {
+    let RecurrentCase { cell, directions, has_initial, lengths } = case;
+    let (batch, length, inputs, hidden) = (3, 5, 4, 6);
+    let device = open::<D>();
+    let gates = cell.gates() * hidden;
+    let parameter = |seed, dims: &[usize]| {
+        Parameter::from_vec(&device, dims, numbers(seed, dims.iter().product())).unwrap()
+    };
+    let weights: Vec<_> = (0..directions as u64)
+        .map(|number| {
+            let seed = 10 * number;
+            let bias_hn = (cell == Cell::Gru).then(|| parameter(seed + 4, &[hidden]));
+            let [ih, hh, bias] = [vec![gates, inputs], vec![gates, hidden], vec![gates]];
+            (parameter(seed + 1, &ih), parameter(seed + 2, &hh), parameter(seed + 3, &bias), bias_hn)
+        })
+        .collect();
+    let all: Vec<Direction<'_, D>> = weights
+        .iter()
+        .enumerate()
+        .map(|(number, (weight_ih, weight_hh, bias, bias_hn))| Direction {
+            weight_ih,
+            weight_hh,
+            bias,
+            bias_hn: bias_hn.as_ref(),
+            backward: number == 1,
+        })
+        .collect();
+    let state = |seed| device.tensor_from_vec(numbers(seed, batch * hidden), (batch, hidden));
+    let initial: Vec<_> = (0..directions as u64)
+        .filter(|_| has_initial)
+        .map(|number| (state(50 + number), (cell == Cell::Lstm).then(|| state(60 + number))))
+        .collect();
+    let x = device.tensor_from_vec(numbers(99, batch * length * inputs), (batch, length, inputs));
+    let recurrence = Recurrence { cell, hidden, lengths: &lengths, input_gradient: true };
+    if !trace {
+        let run = D::recurrent(x, &all, initial, &recurrence).unwrap();
+        let mut values = vec![run.outputs.as_vec()];
+        for (h, c) in run.states {
+            values.push(h.as_vec());
+            values.extend(c.map(|c| c.as_vec()));
+        }
+        return values;
+    }
+    let run = D::recurrent(x.leaky_trace(), &all, initial.clone(), &recurrence).unwrap();
+    let mut values = vec![run.outputs.as_vec()];
+    let mut loss = weighted_sum(&device, flat(run.outputs));
+    for (h, c) in run.states {
+        for state in [Some(h), c].into_iter().flatten() {
+            values.push(state.as_vec());
+            loss = loss.try_add(weighted_sum(&device, flat(state.retaped::<StepTape<D>>()))).unwrap();
+        }
+    }
+    let gradients = loss.backward();
+    values.push(gradients.get(&x).as_vec());
+    for (ih, hh, bias, bias_hn) in &weights {
+        values.extend([ih, hh, bias].map(|parameter| gradient(&gradients, parameter)));
+        values.extend(bias_hn.as_ref().map(|parameter| gradient(&gradients, parameter)));
+    }
+    for (h, c) in &initial {
+        values.push(gradients.get(h).as_vec());
+        values.extend(c.as_ref().map(|c| gradients.get(c).as_vec()));
+    }
+    values
+}
+
+fn recurrent_cases() -> Vec<RecurrentCase> {
+    let mut cases = Vec::new();
+    for cell in [Cell::Lstm, Cell::Gru] {
+        for (directions, has_initial, lengths) in
+            [(1, false, [5, 2, 4]), (2, true, [3, 0, 4]), (2, false, [5, 5, 5]), (1, true, [1, 0, 0])]
+        {
+            cases.push(RecurrentCase { cell, directions, has_initial, lengths });
+        }
+    }
+    cases
+}
+
+#[test]
+fn recurrent_layers() {
+    let Some(_) = double("recurrent_layers") else { return };
+    for case in recurrent_cases() {
+        assert_same(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
+        assert_same(recurrent::<Cpu>(case, false), recurrent::<Cuda>(case, false));
+    }
 }

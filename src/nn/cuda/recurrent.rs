@@ -234,7 +234,7 @@ fn check(
     let wrong = |what: &str| Err(ModelError::msg(format!("a recurrent layer on CUDA: {what}")));
     size(batch.saturating_mul(length))?;
     size(inputs)?;
-    size(hidden.saturating_mul(4).saturating_mul(directions.len().max(1)))?;
+    size(hidden.saturating_mul(4).saturating_mul(directions.len().max(batch)))?;
     if lengths.len() != batch || lengths.iter().any(|steps| *steps > length) {
         return wrong("found lengths that are not one for each sequence, none longer than the batch");
     }
@@ -305,10 +305,9 @@ fn forward(
             first
         }
     };
-    let device = weights_device(&run);
     let mut states = Vec::new();
     for _ in 0..sizes.moments() {
-        states.push(Output::new(context, device, sizes.state())?);
+        states.push(Output::new(context, run.weight_ih.device(), sizes.state())?);
     }
     let both = |of: &dyn Fn(usize) -> Option<u64>| [of(0).unwrap_or(0), of(1).unwrap_or(0)];
     let after = both(&|i| states.get(i).map(Output::pointer));
@@ -348,10 +347,6 @@ fn forward(
     drop((bias, bias_hn, ih, hh, product));
     let states = states.into_iter().map(Output::finish).collect::<Result<_, _>>()?;
     Ok((run, states))
-}
-
-fn weights_device(run: &Run) -> &Cuda {
-    run.weight_ih.device()
 }
 
 /// Pointers to gradients, all of different tensors.
