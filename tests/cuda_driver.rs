@@ -19,11 +19,11 @@ use dfdx::tensor::{PutTape, SplitTape, Tape, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
-use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, MaxPool2D, Parameter, StepTape, Tensor,
-    sparse_cross_entropy,
+    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
+    MaxPool2D, Parameter, StepTape, Tensor, sparse_cross_entropy,
 };
+use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
 use elistimator::{Device, DeviceSpec};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
@@ -441,53 +441,51 @@ fn updates_of_values_that_are_shared() {
     }
 }
 
+fn layer_norm<D: Device>((rows, size): (usize, usize)) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = LayerNorm::new(&device, size).unwrap();
+    layer.weight.set_values(&numbers(5, size)).unwrap();
+    layer.bias.set_values(&numbers(6, size)).unwrap();
+    let x = device.tensor_from_vec(numbers(1, rows * size), (rows, size));
+    let y = layer.forward(x.leaky_trace()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradients.get(&x).as_vec(), gradient(&gradients, &layer.weight), gradient(&gradients, &layer.bias)]
+}
+
 #[test]
 fn layer_norms() {
     let Some(mut log) = double("layer_norms") else { return };
     // More rows than one chunk of the sums that the parameters' gradients take; more columns than threads of a block.
-    fn run<D: Device>((rows, size): (usize, usize)) -> Vec<Vec<f32>> {
-        let device = open::<D>();
-        let mut layer = LayerNorm::new(&device, size).unwrap();
-        layer.weight.set_values(&numbers(5, size)).unwrap();
-        layer.bias.set_values(&numbers(6, size)).unwrap();
-        let x = device.tensor_from_vec(numbers(1, rows * size), (rows, size));
-        let y = layer.forward(x.leaky_trace()).unwrap();
-        let output = y.as_vec();
-        let gradients = weighted_sum(&device, flat(y)).backward();
-        vec![
-            output,
-            gradients.get(&x).as_vec(),
-            gradient(&gradients, &layer.weight),
-            gradient(&gradients, &layer.bias),
-        ]
-    }
     for shape in [(7, 40), (3, 300), (300, 33)] {
-        assert_same(run::<Cpu>(shape), run::<Cuda>(shape));
+        assert_same(layer_norm::<Cpu>(shape), layer_norm::<Cuda>(shape));
     }
     let counts = log.counts();
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
-    let launches = ["layer_norm", "layer_norm_backward", "layer_norm_parameters"].map(|name| of(&format!("launch {name}")));
+    let launches =
+        ["layer_norm", "layer_norm_backward", "layer_norm_parameters"].map(|name| of(&format!("launch {name}")));
     assert!(log.path.is_none() || launches == [3, 3, 3], "{counts:?}");
+}
+
+fn embedding<D: Device>(size: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let table = Embedding::builder(9, size).weights(Init::Values(numbers(2, 9 * size))).padding(4);
+    let table = table.build(&device).unwrap();
+    let ids = Ids::new(vec![3, 8, 3, 4, 0, 3, 4, 8], (2, 4)).unwrap();
+    let y = table.forward(ids.traced(StepTape::<D>::default())).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let untraced = table.forward(Ids::new(vec![4, 8], (2,)).unwrap()).unwrap().as_vec();
+    assert!(table.forward(Ids::new(vec![4, 9], (2,)).unwrap()).is_err());
+    assert!(D::READS_ARE_FREE || D::embedding(&table.weight, vec![9], None, dfdx::tensor::NoneTape).is_err());
+    vec![output, gradient(&gradients, &table.weight), untraced]
 }
 
 #[test]
 fn embeddings() {
     let Some(mut log) = double("embeddings") else { return };
-    fn run<D: Device>(size: usize) -> Vec<Vec<f32>> {
-        let device = open::<D>();
-        let table = Embedding::builder(9, size).weights(Init::Values(numbers(2, 9 * size))).padding(4);
-        let table = table.build(&device).unwrap();
-        let ids = Ids::new(vec![3, 8, 3, 4, 0, 3, 4, 8], (2, 4)).unwrap();
-        let y = table.forward(ids.traced(StepTape::<D>::default())).unwrap();
-        let output = y.as_vec();
-        let gradients = weighted_sum(&device, flat(y)).backward();
-        let untraced = table.forward(Ids::new(vec![4, 8], (2,)).unwrap()).unwrap().as_vec();
-        assert!(table.forward(Ids::new(vec![4, 9], (2,)).unwrap()).is_err());
-        assert!(D::READS_ARE_FREE || D::embedding(&table.weight, vec![9], None, dfdx::tensor::NoneTape).is_err());
-        vec![output, gradient(&gradients, &table.weight), untraced]
-    }
     for size in [5, 300] {
-        assert_same(run::<Cpu>(size), run::<Cuda>(size));
+        assert_same(embedding::<Cpu>(size), embedding::<Cuda>(size));
     }
     let counts = log.counts();
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
@@ -509,9 +507,8 @@ fn recurrent<D: Device>(case: RecurrentCase, trace: bool) -> Vec<Vec<f32>> {
     let (batch, length, inputs, hidden) = (3, 5, 4, 6);
     let device = open::<D>();
     let gates = cell.gates() * hidden;
-    let parameter = |seed, dims: &[usize]| {
-        Parameter::from_vec(&device, dims, numbers(seed, dims.iter().product())).unwrap()
-    };
+    let parameter =
+        |seed, dims: &[usize]| Parameter::from_vec(&device, dims, numbers(seed, dims.iter().product())).unwrap();
     let weights: Vec<_> = (0..directions as u64)
         .map(|number| {
             let seed = 10 * number;
@@ -589,4 +586,67 @@ fn recurrent_layers() {
         assert_same(recurrent::<Cpu>(case, false), recurrent::<Cuda>(case, false));
     }
     assert!(log.counts().keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+}
+
+/// What one training step of an LSTM over sequences of this length asks of the device, with its update.
+fn lstm_step_counts<D: Device>(log: &mut Log, length: usize) -> BTreeMap<String, usize> {
+    let device = open::<D>();
+    let mut lstm = Lstm::builder(5, 8).build(&device).unwrap();
+    let mut optimizer = Optimizer::new(Adam::new(0.01).into());
+    let lengths = [length, length - 2, 1];
+    let mut counts = BTreeMap::new();
+    for _ in 0..3 {
+        let x = device.tensor_from_vec(numbers(1, 3 * length * 5), (3, length, 5));
+        let y = lstm.run(x.leaky_trace(), &lengths, None).unwrap().outputs;
+        // A loss of one launch each way.
+        let loss = D::sum(flat(y)).unwrap();
+        let mut gradients = loss.backward();
+        optimizer.update(&mut lstm, &mut gradients, None).unwrap();
+        drop((gradients, x));
+        counts = log.counts();
+    }
+    counts
+}
+
+#[test]
+fn a_step_of_an_lstm_is_few_launches() {
+    let Some(mut log) = double("a_step_of_an_lstm_is_few_launches") else { return };
+    let [short, long] = [10, 20].map(|length| lstm_step_counts::<Cuda>(&mut log, length));
+    if log.path.is_none() {
+        return;
+    }
+    for (what, count) in &long {
+        println!("{count:4} {what}");
+    }
+    let of = |counts: &BTreeMap<String, usize>, what: &str| counts.get(what).copied().unwrap_or(0);
+    let work = |counts| of(counts, "launch") + of(counts, "gemm");
+    assert!(long.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+    // A product and a kernel each way; before there were kernels for it, 35 launches and 31 copies.
+    assert_eq!(work(&long) - work(&short), 10 * 4, "launches and products for ten more steps of a sequence");
+    // Without initial states, the first step has no product with them in either way. Outside the steps there are four
+    // products (with the input, and for three gradients), the sums of the bias, the loss both ways, and the update.
+    assert_eq!(work(&short), 10 * 4 - 2 + 8, "launches and products");
+    for counts in [&short, &long] {
+        // The input, the lengths, and dfdx's 1 to start the backward pass from.
+        assert_eq!(of(counts, "h2d"), 3, "copies to the device");
+        assert_eq!((of(counts, "d2h"), of(counts, "sync"), of(counts, "d2d")), (0, 0, 0), "waits, or copies");
+    }
+}
+
+/// All operations that have kernels, where tensors' memory is reached by copies.
+#[test]
+fn operations_when_memory_is_reached_by_copies() {
+    let Some(mut log) = double_with("operations_when_memory_is_reached_by_copies", true) else { return };
+    for case in recurrent_cases() {
+        assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
+    }
+    assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
+    assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
+    for config in &rules()[..3] {
+        assert_same(updated::<Cpu>(config, false), updated::<Cuda>(config, false));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    assert!(log.path.is_none() || of("d2d") > 20, "nothing was copied");
+    assert_eq!(of("launch sgd_update"), 0, "values were written where they are not");
 }

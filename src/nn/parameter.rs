@@ -25,7 +25,8 @@ pub struct Parameter<D: Device> {
     tensor_is_stale: AtomicBool,
     /// Whether somebody may hold a clone of the tensor that `loans` does not count.
     given_away: AtomicBool,
-    /// Shared with every [`Loan`] that is alive.
+    /// Shared with every loan that is alive.
+    #[cfg(feature = "cuda")]
     loans: Arc<()>,
     dims: Vec<usize>,
     trainable: bool,
@@ -107,6 +108,7 @@ impl<D: Device> Parameter<D> {
             host,
             tensor_is_stale: AtomicBool::new(false),
             given_away: AtomicBool::new(false),
+            #[cfg(feature = "cuda")]
             loans: Arc::new(()),
             dims: dims.to_vec(),
             trainable: true,

@@ -13,9 +13,9 @@ pub(crate) mod update;
 
 pub use adaptive::{Adagrad, Ftrl, Lamb};
 pub use average::WeightAverage;
-pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 #[cfg(feature = "cuda")]
 pub(crate) use config::Rule;
+pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;
 pub use plateau::ReduceOnPlateau;

@@ -470,7 +470,8 @@ mod tests {
                     };
                     let (lr, step) = (config.learning_rate(), step as u64);
                     let mut our_gradients = gradients(&ours);
-                    Cpu::update(step, &config.rule, lr, &mut ours, &mut our_gradients, &mut our_moments, &mut ()).unwrap();
+                    Cpu::update(step, &config.rule, lr, &mut ours, &mut our_gradients, &mut our_moments, &mut ())
+                        .unwrap();
                     let mut their_gradients = gradients(&theirs);
                     stock(step, &config.rule, lr, &mut theirs, &mut their_gradients, &mut their_moments).unwrap();
                 }

@@ -271,8 +271,7 @@ fn forward(
     longest: usize,
     keep: bool,
 ) -> ModelResult<(Run, Vec<Flat>)> {
-    let (rows, batch, hidden, inputs) =
-        (sizes.rows(), sizes.batch as u32, sizes.hidden as u32, sizes.inputs as u32);
+    let (rows, batch, hidden, inputs) = (sizes.rows(), sizes.batch as u32, sizes.hidden as u32, sizes.inputs as u32);
     let (weight_ih, weight_hh) = (direction.weight_ih.lend(), direction.weight_hh.lend());
     let (bias, bias_hn) = (direction.bias.lend(), direction.bias_hn.map(Parameter::lend));
     let bias = Values::of(context, &bias)?;
@@ -371,8 +370,7 @@ fn backward(
     longest: usize,
     to: &Gradients<'_>,
 ) -> Result<(), CudaError> {
-    let (rows, batch, hidden, inputs) =
-        (sizes.rows(), sizes.batch as u32, sizes.hidden as u32, sizes.inputs as u32);
+    let (rows, batch, hidden, inputs) = (sizes.rows(), sizes.batch as u32, sizes.hidden as u32, sizes.inputs as u32);
     let (ih, hh) = (Values::of(context, &run.weight_ih)?, Values::of(context, &run.weight_hh)?);
     let gates = *run.gates.device_ptr();
     let saved = [*run.saved[0].device_ptr(), *run.saved[1].device_ptr()];
