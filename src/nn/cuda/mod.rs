@@ -9,6 +9,7 @@ mod context;
 mod convolution;
 mod elementwise;
 mod embedding;
+mod gradient;
 mod linear;
 mod loss;
 mod module;

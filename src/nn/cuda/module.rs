@@ -20,10 +20,11 @@ const SOURCE: &str = concat!(
     include_str!("normalization.cu"),
     include_str!("embedding.cu"),
     include_str!("optimizer.cu"),
+    include_str!("gradient.cu"),
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 32] = [
+const KERNELS: [&str; 36] = [
     "probe",
     "activation",
     "activation_backward",
@@ -56,6 +57,10 @@ const KERNELS: [&str; 32] = [
     "gru_step_backward",
     "sgd_update",
     "adam_update",
+    "clip_value",
+    "square_sums",
+    "scale",
+    "add_weighted",
 ];
 
 /// Compiles and loads the kernels.

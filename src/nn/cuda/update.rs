@@ -2,9 +2,10 @@
 
 use dfdx::tensor::Cuda;
 
+use super::gradient;
 use super::optimizer::{Fused, Pending};
 use crate::ModelResult;
-use crate::nn::{Gradients, Parameter};
+use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::update::{Moments, Update, stock};
 use crate::optim::{Adam, Rule, Sgd};
 
@@ -64,5 +65,30 @@ impl Update for Cuda {
     fn finish(mut pending: Pending, _: &mut Gradients<Self>, _: &mut Moments<Self>) -> ModelResult<()> {
         // SAFETY: the optimiser has borrowed the gradients and the moments since the updates were added.
         unsafe { pending.launch() }
+    }
+
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()> {
+        gradient::clip_value(parameter, gradients, limit)
+    }
+
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>> {
+        gradient::square_sum(parameter, gradients)
+    }
+
+    fn scale(
+        parameter: &Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        factor: &Tensor<(), Self>,
+    ) -> ModelResult<()> {
+        gradient::scale(parameter, gradients, factor)
+    }
+
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()> {
+        gradient::add(parameter, sum, gradients, weight)
     }
 }
