@@ -481,6 +481,25 @@ fn embedding<D: Device>(size: usize) -> Vec<Vec<f32>> {
     vec![output, gradient(&gradients, &table.weight), untraced]
 }
 
+fn bags<D: Device>(size: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let table = Parameter::from_vec(&device, &[9, size], numbers(2, 9 * size)).unwrap();
+    let (ids, sizes, factors) = (vec![3, 8, 3, 0, 5, 3], vec![2, 0, 3, 1], numbers(4, 6));
+    let y = D::embedding_bag(&table, ids, sizes, factors, StepTape::<D>::default()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradient(&gradients, &table)]
+}
+
+#[test]
+fn bags_of_embeddings() {
+    let Some(mut log) = double("bags_of_embeddings") else { return };
+    for size in [5, 300] {
+        assert_same(bags::<Cpu>(size), bags::<Cuda>(size));
+    }
+    assert!(log.counts().keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+}
+
 #[test]
 fn embeddings() {
     let Some(mut log) = double("embeddings") else { return };
@@ -671,6 +690,7 @@ fn operations_when_memory_is_reached_by_copies() {
     }
     assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
+    assert_same(bags::<Cpu>(5), bags::<Cuda>(5));
     assert_same(on_gradients::<Cpu>(70), on_gradients::<Cuda>(70));
     for config in &rules()[..3] {
         assert_same(updated::<Cpu>(config, false), updated::<Cuda>(config, false));

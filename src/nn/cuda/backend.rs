@@ -87,6 +87,16 @@ impl Backend for Cuda {
         embedding::embedding(weight, ids, padding, tape)
     }
 
+    fn embedding_bag<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        sizes: Vec<usize>,
+        factors: Vec<f32>,
+        tape: T,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        embedding::embedding_bag(weight, ids, sizes, factors, tape)
+    }
+
     fn layer_norm<T: Tape<f32, Self>>(
         x: Tensor<(usize, usize), Self, T>,
         weight: &Parameter<Self>,

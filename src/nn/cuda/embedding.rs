@@ -1,13 +1,14 @@
 //! Tables of vectors.
 
-use cudarc::driver::DevicePtr;
-use dfdx::tensor::{Cuda, CudaError, PutTape, Tape};
+use cudarc::driver::{CudaSlice, DevicePtr};
+use dfdx::shapes::HasShape;
+use dfdx::tensor::{Cuda, CudaError, PutTape, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
 use super::context::{Context, blocks, size};
 use super::elementwise::THREADS;
 use super::pointer::{Output, Values};
-use super::record::record;
+use super::record::{flat, record};
 use crate::nn::embedding::check_ids;
 use crate::nn::{Parameter, Tensor};
 use crate::{ModelError, ModelResult};
@@ -71,6 +72,60 @@ pub(super) fn embedding<T: Tape<f32, Cuda>>(
         // SAFETY: dy is of (rows, columns), the distinct ids are below the entries of the table, whose gradient is another
         // tensor's; the starts are one more than the ids, and the places between them are below the rows.
         unsafe { context.launch("embedding_backward", grid, block, arguments) }
+    })
+}
+
+/// See [`Backend::embedding_bag`](crate::nn::backend::Backend::embedding_bag).
+pub(super) fn embedding_bag<T: Tape<f32, Cuda>>(
+    weight: &Parameter<Cuda>,
+    ids: Vec<usize>,
+    sizes: Vec<usize>,
+    factors: Vec<f32>,
+    tape: T,
+) -> ModelResult<Tensor<(usize, usize), Cuda, T>> {
+    let (count, bags) = (ids.len(), sizes.len());
+    let total = sizes.iter().try_fold(0usize, |total, size| total.checked_add(*size));
+    if total != Some(count) || factors.len() != count {
+        return Err(ModelError::msg(format!(
+            "bags of embeddings: found {count} ids, {} factors and bags of {total:?} ids, expected as many of each",
+            factors.len()
+        )));
+    }
+    let (x, tape) = embedding(weight, ids, None, tape)?.split_tape();
+    let width = x.shape().1;
+    let (rows, groups, columns) = (size(count)?, size(bags)?, size(width)?);
+    let x = flat(&x)?;
+    let context = Context::of(&x)?;
+
+    // All that comes from the host, in one copy: where the bags start and end, the bag of each row, the factors.
+    let mut host = vec![0u32];
+    let mut end = 0;
+    for size in &sizes {
+        end += *size as u32;
+        host.push(end);
+    }
+    for (bag, size) in (0u32..).zip(&sizes) {
+        host.extend(std::iter::repeat_n(bag, *size));
+    }
+    host.extend(factors.iter().map(|factor| factor.to_bits()));
+    let from_host = context.device.htod_copy(host).map_err(CudaError::from)?;
+    let at =
+        move |from_host: &CudaSlice<u32>, place: usize| *from_host.device_ptr() + (place * size_of::<u32>()) as u64;
+
+    let y = Output::new(&context, x.device(), bags * width)?;
+    {
+        let values = Values::of(&context, &x)?;
+        let (starts, factors) = (at(&from_host, 0), at(&from_host, 1 + bags + count));
+        let arguments = (y.pointer(), values.pointer(), starts, factors, groups, columns);
+        // SAFETY: y is new and of (bags, columns), x of (rows, columns); the starts are one more than the bags, ascend and end
+        // with the rows, and there is a factor for each row.
+        unsafe { context.launch("bag_sums", (blocks(bags * width, THREADS), 1), THREADS, arguments) }?;
+    }
+    record(tape, &[&x], y.finish()?, (bags, width), move |gradients, dy| {
+        let (bag_of, factors) = (at(&from_host, 1 + bags), at(&from_host, 1 + bags + count));
+        let arguments = (gradients[0], dy, bag_of, factors, rows, columns);
+        // SAFETY: as above; the bag of each row is below the bags, and x and y are different tensors.
+        unsafe { context.launch("bag_sums_backward", (blocks(count * width, THREADS), 1), THREADS, arguments) }
     })
 }
 

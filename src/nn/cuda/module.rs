@@ -24,7 +24,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 36] = [
+const KERNELS: [&str; 38] = [
     "probe",
     "activation",
     "activation_backward",
@@ -51,6 +51,8 @@ const KERNELS: [&str; 36] = [
     "layer_norm_parameters",
     "embedding",
     "embedding_backward",
+    "bag_sums",
+    "bag_sums_backward",
     "lstm_step",
     "lstm_step_backward",
     "gru_step",
