@@ -626,7 +626,11 @@ fn arithmetic_on_gradients() {
 /// All operations that have kernels, where tensors' memory is reached by copies.
 #[test]
 fn operations_when_memory_is_reached_by_copies() {
-    let Some(mut log) = double_with("operations_when_memory_is_reached_by_copies", true) else { return };
+    let Some(mut log) =
+        cuda_host::double("operations_when_memory_is_reached_by_copies", &[("DRIVER_BREAK_PROBE", "1")])
+    else {
+        return;
+    };
     for case in recurrent_cases() {
         assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
     }
