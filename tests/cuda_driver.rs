@@ -23,7 +23,7 @@ use elistimator::nn::{
     Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
     MaxPool2D, Parameter, StepTape, Tensor, sparse_cross_entropy,
 };
-use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::{Device, DeviceSpec};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
@@ -403,7 +403,7 @@ fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
     before
 }
 
-fn rules() -> [OptimizerConfig; 6] {
+fn rules() -> [OptimizerConfig; 10] {
     [
         Sgd::new(0.1).into(),
         Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
@@ -411,6 +411,10 @@ fn rules() -> [OptimizerConfig; 6] {
         Adam::new(0.01).into(),
         Adam::new(0.01).weight_decay(0.1).into(),
         OptimizerConfig::from(Adam::new(0.01).decoupled_weight_decay(0.1)).without_decay("*bias"),
+        RmsProp::new(0.01).into(),
+        RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
+        Adagrad::new(0.1).weight_decay(0.1).into(),
+        Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
     ]
 }
 
