@@ -18,10 +18,10 @@ use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
     Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
-    MaxPool2D, Parameter, StepTape, Tensor, sparse_cross_entropy,
+    MaxPool2D, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
 };
-use elistimator::optim::{Adam, Optimizer, OptimizerConfig, Sgd};
-use elistimator::{Device, DeviceSpec};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::{Device, DeviceSpec, ModelResult};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
 fn double(test: &str) -> Option<Log> {
@@ -345,7 +345,7 @@ fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
     before
 }
 
-fn rules() -> [OptimizerConfig; 6] {
+fn rules() -> [OptimizerConfig; 10] {
     [
         Sgd::new(0.1).into(),
         Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
@@ -353,6 +353,10 @@ fn rules() -> [OptimizerConfig; 6] {
         Adam::new(0.01).into(),
         Adam::new(0.01).weight_decay(0.1).into(),
         OptimizerConfig::from(Adam::new(0.01).decoupled_weight_decay(0.1)).without_decay("*bias"),
+        RmsProp::new(0.01).into(),
+        RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
+        Adagrad::new(0.1).weight_decay(0.1).into(),
+        Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
     ]
 }
 
@@ -368,6 +372,43 @@ fn updates() {
         let groups = if config == rules()[5] { 2 } else { 1 };
         assert!(log.is_of_a_gpu() || launches == 4 * groups, "{config:?}: {counts:?}");
     }
+}
+
+/// Shows its layer twice.
+struct Tied<D: Device>(Linear<D>);
+
+impl<D: Device> Network<D> for Tied<D> {
+    fn visit(&self, visitor: &mut Visitor<'_, D>) -> ModelResult<()> {
+        visitor.network("first", &self.0)?;
+        visitor.network("second", &self.0)
+    }
+
+    fn visit_mut(&mut self, visitor: &mut VisitorMut<'_, D>) -> ModelResult<()> {
+        visitor.network("first", &mut self.0)?;
+        visitor.network("second", &mut self.0)
+    }
+}
+
+/// The second update of a parameter begins where the first one ended.
+#[test]
+fn updates_of_a_parameter_that_is_shown_twice() {
+    let Some(_) = double("updates_of_a_parameter_that_is_shown_twice") else { return };
+    fn run<D: Device>(rate: f64) -> Vec<Vec<f32>> {
+        let device = open::<D>();
+        let layer = Linear::builder(30, 20).weights(Init::Values(numbers(1, 600))).without_bias();
+        let layer = layer.build(&device).unwrap();
+        let mut net = Tied(layer);
+        let mut optimizer = Optimizer::new(Sgd::new(rate).into());
+        for step in 0..2 {
+            let x = device.tensor_from_vec(numbers(20 + step, 2 * 30), (2, 30));
+            let y = net.0.forward(x.leaky_trace()).unwrap();
+            let mut gradients = weighted_sum(&device, flat(y)).backward();
+            optimizer.update(&mut net, &mut gradients, None).unwrap();
+        }
+        vec![net.0.weight.values()]
+    }
+    // On the CPU the gradient is used up by the first update, so it takes twice the rate there.
+    assert_same(run::<Cpu>(0.2), run::<Cuda>(0.1));
 }
 
 /// The way of dfdx's own kernels.
@@ -604,7 +645,7 @@ fn on_gradients<D: Device>(len: usize) -> Vec<Vec<f32>> {
     let squares = D::square_sum(&parameter, &mut gradients).unwrap().as_vec();
     D::clip_value(&parameter, &mut gradients, 0.5).unwrap();
     let clipped = gradient(&gradients, &parameter);
-    assert!(clipped.iter().any(|g| *g == 0.5) && clipped.iter().any(|g| *g == -0.5));
+    assert!(clipped.contains(&0.5) && clipped.contains(&-0.5));
     D::scale(&parameter, &mut gradients, &device.tensor_from_vec(vec![0.3], ())).unwrap();
     let scaled = gradient(&gradients, &parameter);
     for weight in [0.25, -2.0] {

@@ -196,6 +196,38 @@ fn sums_of_rows() {
 }
 
 #[test]
+fn arithmetic_on_gradients() {
+    let Some(mut host) = Host::start() else { return };
+    let x = numbers(1, 100);
+    let out = host.launch("square_sums", (3, 1), 16, &[A::F32(&[f32::NAN; 3]), A::F32(&x), A::u64(40), A::u64(100)]);
+    let want: Vec<f64> = wide(&x).chunks(40).map(|part| part.iter().map(|x| x * x).sum()).collect();
+    assert_close("sums of squares", &out[0].f32(), &want);
+    let odd = [0.25, -3.0, f32::NAN, 3.0];
+    let out = host.launch("clip_value", (1, 1), 32, &[A::F32(&odd), A::f32(0.5), A::u64(4)]);
+    let clipped = out[0].f32();
+    assert_eq!([clipped[0], clipped[1], clipped[3]], [0.25, -0.5, 0.5]);
+    assert!(clipped[2].is_nan());
+    let out = host.launch("scale", (1, 1), 32, &[A::F32(&[1.0, 2.0]), A::F32(&[0.5]), A::u64(2)]);
+    assert_eq!(out[0].f32(), [0.5, 1.0]);
+    let out =
+        host.launch("add_weighted", (1, 1), 32, &[A::F32(&[1.0, 2.0]), A::F32(&[4.0, 8.0]), A::f32(0.5), A::u64(2)]);
+    assert_eq!(out[0].f32(), [3.0, 6.0]);
+}
+
+#[test]
+fn sums_of_bags() {
+    let Some(mut host) = Host::start() else { return };
+    let (width, factors) = (3, [2.0, 0.5, -1.0]);
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let arguments = [A::F32(&[f32::NAN; 9]), A::F32(&x), A::U32(&[0, 2, 2, 3]), A::F32(&factors)];
+    let out = host.launch("bag_sums", (1, 1), 16, &[&arguments[..], &[A::u32(3), A::u32(width)]].concat());
+    assert_eq!(out[0].f32(), [4.0, 6.5, 9.0, 0.0, 0.0, 0.0, -7.0, -8.0, -9.0]);
+    let arguments = [A::F32(&[1.0; 9]), A::F32(&x), A::U32(&[0, 0, 2]), A::F32(&factors)];
+    let out = host.launch("bag_sums_backward", (1, 1), 16, &[&arguments[..], &[A::u32(3), A::u32(width)]].concat());
+    assert_eq!(out[0].f32(), [3.0, 5.0, 7.0, 1.5, 2.0, 2.5, -6.0, -7.0, -8.0]);
+}
+
+#[test]
 fn a_gradient_for_all() {
     let Some(mut host) = Host::start() else { return };
     let out = host.launch("sum_backward", (1, 1), 32, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&[0.5]), A::u64(3)]);

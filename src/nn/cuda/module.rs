@@ -24,7 +24,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 38] = [
+const KERNELS: [&str; 41] = [
     "probe",
     "activation",
     "activation_backward",
@@ -59,6 +59,9 @@ const KERNELS: [&str; 38] = [
     "gru_step_backward",
     "sgd_update",
     "adam_update",
+    "rmsprop_update",
+    "adagrad_update",
+    "ftrl_update",
     "clip_value",
     "square_sums",
     "scale",

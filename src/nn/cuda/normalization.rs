@@ -10,8 +10,8 @@ use super::elementwise::THREADS;
 use super::linear::COLUMNS_OF_A_BLOCK;
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
-use crate::ModelResult;
 use crate::nn::{Parameter, Tensor};
+use crate::{ModelError, ModelResult};
 
 /// See [`Backend::layer_norm`](crate::nn::backend::Backend::layer_norm).
 pub(super) fn layer_norm<T: Tape<f32, Cuda>>(
@@ -22,6 +22,13 @@ pub(super) fn layer_norm<T: Tape<f32, Cuda>>(
 ) -> ModelResult<Tensor<(usize, usize), Cuda, T>> {
     let (rows, columns) = *x.shape();
     let (m, n) = (size(rows)?, size(columns)?);
+    if (weight.len(), bias.len()) != (columns, columns) {
+        return Err(ModelError::msg(format!(
+            "layer normalisation: found {} gains and {} offsets, expected {columns}",
+            weight.len(),
+            bias.len()
+        )));
+    }
     let (x, tape) = x.try_contiguous()?.split_tape();
     let x = flat(&x)?;
     let context = Context::of(&x)?;

@@ -35,14 +35,17 @@ unsafe impl DeviceRepr for Tensors {}
 pub(crate) enum Fused {
     Sgd { rate: f32, momentum: f32, nesterov: bool, l2: f32 },
     Adam { rate: f32, betas: [f32; 2], epsilon: f32, corrections: [f32; 2], l2: f32, decoupled: f32 },
+    RmsProp { rate: f32, decay: f32, epsilon: f32, momentum: f32, l2: f32 },
+    Adagrad { rate: f32, initial: f32, epsilon: f32, l2: f32 },
+    Ftrl { rate: f32, initial: f32, l1: f32, l2: f32 },
 }
 
 impl Fused {
     fn moments(self) -> usize {
         match self {
             Self::Sgd { momentum: 0.0, .. } => 0,
-            Self::Sgd { .. } => 1,
-            Self::Adam { .. } => 2,
+            Self::RmsProp { momentum: 0.0, .. } | Self::Sgd { .. } | Self::Adagrad { .. } => 1,
+            Self::RmsProp { .. } | Self::Adam { .. } | Self::Ftrl { .. } => 2,
         }
     }
 }
@@ -148,6 +151,19 @@ unsafe fn launch(rule: Fused, entries: &[Entry]) -> ModelResult<()> {
             let arguments = (tensors, rate, b1, b2, epsilon, c1, c2, l2, decoupled);
             // SAFETY: as above; both moments are there.
             unsafe { context.launch("adam_update", grid, THREADS, arguments) }
+        }
+        Fused::RmsProp { rate, decay, epsilon, momentum, l2 } => {
+            let arguments = (tensors, rate, decay, epsilon, momentum, l2);
+            // SAFETY: as above; `second` is null only without momentum.
+            unsafe { context.launch("rmsprop_update", grid, THREADS, arguments) }
+        }
+        Fused::Adagrad { rate, initial, epsilon, l2 } => {
+            // SAFETY: as above; the first moment is there.
+            unsafe { context.launch("adagrad_update", grid, THREADS, (tensors, rate, initial, epsilon, l2)) }
+        }
+        Fused::Ftrl { rate, initial, l1, l2 } => {
+            // SAFETY: as above; both moments are there.
+            unsafe { context.launch("ftrl_update", grid, THREADS, (tensors, rate, initial, l1, l2)) }
         }
     };
     Ok(launched?)

@@ -7,7 +7,7 @@ use super::optimizer::{Fused, Pending};
 use crate::ModelResult;
 use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::update::{Moments, Update, stock};
-use crate::optim::{Adam, Rule, Sgd};
+use crate::optim::{Adagrad, Adam, Ftrl, RmsProp, Rule, Sgd};
 
 /// The kernel's form of a rule, if there is one.
 fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
@@ -30,7 +30,24 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
                 decoupled,
             })
         }
-        Rule::RmsProp(_) | Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => None,
+        Rule::RmsProp(RmsProp { decay, epsilon, momentum, weight_decay, .. }) => Some(Fused::RmsProp {
+            rate,
+            decay: *decay as f32,
+            epsilon: *epsilon as f32,
+            momentum: *momentum as f32,
+            l2: *weight_decay as f32,
+        }),
+        Rule::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => Some(Fused::Adagrad {
+            rate,
+            initial: *initial_accumulator as f32,
+            epsilon: *epsilon as f32,
+            l2: *weight_decay as f32,
+        }),
+        Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
+            Some(Fused::Ftrl { rate, initial: *initial_accumulator as f32, l1: *l1 as f32, l2: *l2 as f32 })
+        }
+        // The length of its steps takes sums over whole parameters.
+        Rule::Lamb(_) => None,
     }
 }
 
