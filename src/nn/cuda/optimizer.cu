@@ -61,7 +61,7 @@ KERNEL(adam_update, Tensors t, float rate, float beta1, float beta2, float epsil
   }
 }
 
-// RMSprop: square += (1 - decay) * (g^2 - square). `second` is the velocity, and may be null where the momentum is 0.
+// RMSprop as PyTorch computes it: square += (1 - decay) * (g^2 - square). `second` is the velocity, and may be null where the momentum is 0.
 KERNEL(rmsprop_update, Tensors t, float rate, float decay, float epsilon, float momentum, float l2) {
   PHASE {
     u32 k;
@@ -71,7 +71,7 @@ KERNEL(rmsprop_update, Tensors t, float rate, float decay, float epsilon, float 
       const float g = t.gradient[k][i] + l2 * p;
       const float square = t.first[k][i] + (1.0f - decay) * (g * g - t.first[k][i]);
       t.first[k][i] = square;
-      float update = g / sqrtf(square + epsilon);
+      float update = g / (sqrtf(square) + epsilon);
       if (momentum != 0.0f) {
         update += momentum * t.second[k][i];
         t.second[k][i] = update;
