@@ -6,7 +6,7 @@ use dfdx::tensor_ops::TryStack;
 
 use crate::checkpointing::Which;
 use crate::data::Dataset;
-use crate::elistimator::{before, check_ends, model_outcome};
+use crate::elistimator::{before, check_ends, device_outcome};
 use crate::inputs::InputFn;
 use crate::logs::metric_of;
 use crate::metrics::{Figure, MetricState, Metrics};
@@ -237,7 +237,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let Some(batch) = batches.next().transpose()? else { break };
             number += 1;
             let features = Features::new(batch, self.device.clone());
-            let spec = model_outcome(unwind::catch(|| self.model.evaluate(net, &features)))
+            let spec = device_outcome(&self.device, unwind::catch(|| self.model.evaluate(net, &features)))
                 .map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
             evaluation.add(spec, features.batch_size())?;
             if let Some(pass) = &mut pass {

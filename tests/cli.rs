@@ -209,7 +209,7 @@ fn wrong_usage_is_code_2() {
 #[test]
 fn an_export_opens_again() {
     let dir = tempfile::tempdir().unwrap();
-    let estimator = trained(dir.path());
+    let mut estimator = trained(dir.path());
     let best = {
         let mut infos = estimator.checkpoints().unwrap();
         infos.sort_by(|a, b| a.metrics.as_ref().unwrap()["loss"].total_cmp(&b.metrics.as_ref().unwrap()["loss"]));
@@ -218,7 +218,17 @@ fn an_export_opens_again() {
     let d = path(dir.path());
     let target = tempfile::tempdir().unwrap();
     let out = target.path().join("best.safetensors");
-    assert_eq!(json(&["export", d, "-o", path(&out), "--best"])["step"], best.step);
+    // Without metrics, so it is not the best.
+    estimator.train_steps(2).unwrap();
+    let latest = estimator.save_ckpt().unwrap().step;
+    assert_ne!(best.step, latest);
+    for (choice, step) in [("--best", best.step), ("--latest", latest)] {
+        assert_eq!(json(&["export", d, "-o", path(&out), choice])["step"], step);
+        for name in ["best.safetensors", "best.json"] {
+            fs::remove_file(target.path().join(name)).unwrap();
+        }
+    }
+    assert_eq!(json(&["export", d, "-o", path(&out)])["step"], best.step);
     let bytes = fs::read(&out).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     assert_eq!(file.tensor("hidden.weight").unwrap().shape(), [8, 3]);
@@ -243,6 +253,20 @@ fn an_export_opens_again() {
     let inside = best.path.join("model.safetensors");
     fails(&["export", d, "-o", path(&inside), "--force"], 1, "among the checkpoints");
     assert_eq!(json(&["verify", d])["damaged"], 0);
+}
+
+#[test]
+fn of_a_run_without_metrics_the_latest_is_exported() {
+    let (dir, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(Inputs::train(train_data())).unwrap();
+    for _ in 0..2 {
+        estimator.train_steps(2).unwrap();
+        estimator.save_ckpt().unwrap();
+    }
+    let (d, out) = (path(dir.path()), target.path().join("weights.safetensors"));
+    fails(&["export", d, "-o", path(&out), "--best"], 1, "to be the best by");
+    assert_eq!(json(&["export", d, "-o", path(&out)])["step"], 4);
 }
 
 #[test]

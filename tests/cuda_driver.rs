@@ -9,11 +9,8 @@
 mod cuda_host;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
-use cuda_host::numbers;
+use cuda_host::{Log, numbers};
 use dfdx::shapes::HasShape;
 use dfdx::tensor::{Tape, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
@@ -27,65 +24,7 @@ use elistimator::{Device, DeviceSpec};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
 fn double(test: &str) -> Option<Log> {
-    double_with(test, false)
-}
-
-/// The same, with a device on which tensors' memory does not seem to be where they print it to be.
-fn double_with(test: &str, break_probe: bool) -> Option<Log> {
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    if std::env::var_os("ELISTIMATOR_GPU").is_some() {
-        return Some(Log { path: None, start: 0 });
-    }
-    if let Ok(path) = std::env::var("DRIVER_LOG") {
-        return Some(Log { path: Some(path.into()), start: 0 });
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = LIBRARY.get_or_init(|| {
-        let flags = ["-O2", "-w", "-shared", "-fPIC"];
-        cuda_host::compile(&flags, &[], "driver.cpp", &folder.join("libdriver.so"))
-    });
-    let Some(library) = library else {
-        println!("skipped: there is no g++ to compile the driver's double with");
-        return None;
-    };
-    let log = folder.join(format!("{test}.log"));
-    let _ = std::fs::remove_file(&log);
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env("LD_PRELOAD", library)
-        .env("DRIVER_LOG", &log)
-        .envs(break_probe.then_some(("DRIVER_BREAK_PROBE", "1")))
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    println!("{text}");
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    None
-}
-
-/// What the double has noted; nothing on a real device.
-struct Log {
-    path: Option<PathBuf>,
-    start: usize,
-}
-
-impl Log {
-    /// Counts of each kind of line since the last call.
-    fn counts(&mut self) -> BTreeMap<String, usize> {
-        let Some(path) = &self.path else { return BTreeMap::new() };
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut counts = BTreeMap::new();
-        for line in text[self.start..].lines() {
-            let mut words = line.split(' ');
-            let kind = words.next().unwrap();
-            *counts.entry(kind.to_owned()).or_default() += 1;
-            if kind == "launch" {
-                *counts.entry(line.to_owned()).or_default() += 1;
-            }
-        }
-        self.start = text.len();
-        counts
-    }
+    cuda_host::double(test, &[])
 }
 
 /// The sum of all values, each times a weight of its own.
@@ -330,7 +269,7 @@ fn a_training_step_is_few_launches_and_waits_for_nothing() {
     assert_same(vec![train::<Cpu>(6, |_| {})], vec![cuda.clone()]);
     assert!(cuda[5] < 0.8 * cuda[0], "the loss does not fall: {cuda:?}");
 
-    if log.path.is_none() {
+    if log.is_of_a_gpu() {
         return;
     }
     for (what, count) in &counts {
@@ -354,9 +293,12 @@ fn gradients_of_a_network() {
 
 #[test]
 fn gradients_when_memory_is_reached_by_copies() {
-    let Some(mut log) = double_with("gradients_when_memory_is_reached_by_copies", true) else { return };
+    let Some(mut log) = cuda_host::double("gradients_when_memory_is_reached_by_copies", &[("DRIVER_BREAK_PROBE", "1")])
+    else {
+        return;
+    };
     assert_same(network_gradients::<Cpu>(), network_gradients::<Cuda>());
-    assert!(log.path.is_none() || log.counts()["d2d"] > 20, "nothing was copied");
+    assert!(log.is_of_a_gpu() || log.counts()["d2d"] > 20, "nothing was copied");
 }
 
 fn network_gradients<D: Device>() -> Vec<Vec<f32>> {

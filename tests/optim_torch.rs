@@ -1,4 +1,5 @@
-//! Every optimiser follows PyTorch's (or its paper's formula, see `data/optim_torch.py`) for 100 steps on a fixed problem.
+//! Every optimiser follows PyTorch's for 100 steps on a fixed problem; FTRL and LAMB, which PyTorch lacks, follow TensorFlow's and
+//! Keras'. See `data/optim_torch.py` and `data/optim_tensorflow.py`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -30,12 +31,13 @@ fn configs() -> BTreeMap<&'static str, OptimizerConfig> {
         ("adam_l2", Adam::new(0.05).betas(0.8, 0.99).epsilon(1e-6).weight_decay(0.1).into()),
         ("adamw", Adam::new(0.05).decoupled_weight_decay(0.1).into()),
         ("rmsprop", RmsProp::new(0.01).epsilon(1e-3).into()),
-        ("rmsprop_momentum", RmsProp::new(0.005).decay(0.95).epsilon(1e-3).momentum(0.5).into()),
+        ("rmsprop_momentum", RmsProp::new(0.005).decay(0.95).epsilon(1e-3).momentum(0.5).weight_decay(0.1).into()),
         ("adagrad", Adagrad::new(0.3).into()),
         ("adagrad_decay", Adagrad::new(0.3).weight_decay(0.1).initial_accumulator(0.1).into()),
         ("ftrl", Ftrl::new(0.3).into()),
         ("ftrl_l1_l2", Ftrl::new(0.3).l1(0.3).l2(0.2).into()),
         ("lamb", Lamb::new(0.02).weight_decay(0.01).into()),
+        ("lamb_no_decay", Lamb::new(0.02).into()),
         ("clip_norm", OptimizerConfig::from(Sgd::new(0.1)).clip_norm(1.0)),
         ("clip_value", OptimizerConfig::from(Sgd::new(0.1)).clip_value(0.5)),
     ])
@@ -43,17 +45,29 @@ fn configs() -> BTreeMap<&'static str, OptimizerConfig> {
 
 #[test]
 fn optimisers_follow_pytorch_for_100_steps() {
-    let reference: Reference = serde_json::from_str(include_str!("data/optim_torch.json")).unwrap();
+    let mut configs = configs();
+    configs.remove("lamb_no_decay");
+    follow(include_str!("data/optim_torch.json"), &configs);
+}
+
+#[test]
+fn optimisers_follow_tensorflow_for_100_steps() {
+    let mut configs = configs();
+    configs.retain(|name, _| ["ftrl", "ftrl_l1_l2", "lamb_no_decay"].contains(name));
+    follow(include_str!("data/optim_tensorflow.json"), &configs);
+}
+
+fn follow(reference: &str, configs: &BTreeMap<&'static str, OptimizerConfig>) {
+    let reference: Reference = serde_json::from_str(reference).unwrap();
     let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
     let len = reference.start.len();
     let a = device.tensor_from_vec(reference.a, (len,));
     let t = device.tensor_from_vec(reference.t, (len,));
-    let configs = configs();
     assert!(configs.keys().eq(reference.cases.keys()), "the same cases on both sides");
     for (name, config) in configs {
-        let expected = &reference.cases[name];
+        let expected = &reference.cases[*name];
         let mut net = Parameter::from_vec(&device, &[len], reference.start.clone()).unwrap();
-        let mut optimizer = Optimizer::new(config);
+        let mut optimizer = Optimizer::new(config.clone());
         let mut compared = 0;
         for step in 1..=100 {
             let error = net.flat().trace(Gradients::leaky()).try_sub(t.clone()).unwrap();
@@ -62,7 +76,7 @@ fn optimisers_follow_pytorch_for_100_steps() {
             let Some(index) = reference.kept.iter().position(|kept| *kept == step) else { continue };
             for (found, expected) in net.values().iter().zip(&expected[index]) {
                 let difference = (f64::from(*found) - expected).abs();
-                // Ours is in f32, PyTorch's in f64: rounding grows over the steps, but stays far below any other formula's error.
+                // Ours is in f32, theirs in f64 (Keras' in f32): rounding grows over the steps, but stays far below any other formula's error.
                 assert!(difference < 2e-5, "{name}, step {step}: {found}, expected {expected}");
             }
             compared += 1;

@@ -142,6 +142,51 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
 }
 
 /// For: the checksums, the lengths, the version, the limits of the parsers.
+/// While a checkpoint is read, another process saves its step again, or rotates it away: at every operation of the reader.
+/// Rules: the order is compared before and after; a reader lists anew when what it knew of is gone.
+#[test]
+fn a_reader_gets_the_old_checkpoint_or_the_new_one_and_no_mixture() {
+    let old = || snapshot(2, 0.25, Some(0.2));
+    let new = || snapshot(2, 0.75, Some(0.7));
+    for by_path in [false, true] {
+        for n in 0.. {
+            let disk = FaultyDisk::default();
+            let mut writer = open(&disk);
+            save(&mut writer, &old(), 5).unwrap();
+            let reader = Store::with_storage(Box::new(disk.clone()), dir(), Access::Read).unwrap();
+            disk.meanwhile(n, move || save(&mut writer, &new(), 5).unwrap());
+            let found = if by_path { reader.load_path(&dir().join("model_iter-0000000002")) } else { reader.load(2) };
+            let found = found.unwrap_or_else(|error| panic!("operation {n}: {error}"));
+            let is = |expected: &Snapshot| same(&found, expected) && found.metrics == expected.metrics;
+            assert!(is(&old()) || is(&new()), "operation {n}: {:?} {:?}", found.model, found.metrics);
+            if disk.is_still_waiting() {
+                assert!(n > 5, "{n}");
+                break;
+            }
+        }
+    }
+    for n in 0.. {
+        let disk = FaultyDisk::default();
+        let mut writer = open(&disk);
+        save(&mut writer, &old(), 1).unwrap();
+        let reader = Store::with_storage(Box::new(disk.clone()), dir(), Access::Read).unwrap();
+        disk.meanwhile(n, move || {
+            for step in 3..6 {
+                // Without metrics none of them is the best, which would be kept.
+                writer.save(&snapshot(step, 0.5, None), &Retention::last(1), &Monitor::default()).unwrap();
+                writer.remove(2).unwrap();
+            }
+        });
+        let found = reader.load_latest().unwrap_or_else(|error| panic!("operation {n}: {error}"));
+        let expected = if found.step == 2 { old() } else { snapshot(found.step, 0.5, None) };
+        assert!(same(&found, &expected), "operation {n}: {:?}", found.model);
+        if disk.is_still_waiting() {
+            assert!(n > 5, "{n}");
+            break;
+        }
+    }
+}
+
 #[test]
 fn every_flipped_bit_and_every_truncation_of_a_checkpoint_is_noticed() {
     let disk = FaultyDisk::default();

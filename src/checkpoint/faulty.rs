@@ -1,6 +1,6 @@
 //! A disk for tests: in memory, it fails when told to, and forgets at a power cut what was not made durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,6 +16,8 @@ struct Files {
     now: BTreeMap<PathBuf, Node>,
     /// What survives a power cut.
     durable: BTreeMap<PathBuf, Node>,
+    /// Names whose directory was synced since they were given. A directory that is renamed takes along those in it.
+    synced: BTreeSet<PathBuf>,
     operations: u64,
     fail_at: Option<u64>,
     /// Whether everything fails from the failing operation on, as after a crash.
@@ -24,10 +26,23 @@ struct Files {
     free: Option<u64>,
 }
 
+/// What another process does between two operations.
+struct Meanwhile {
+    left: u64,
+    run: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Meanwhile(in {} operations)", self.left)
+    }
+}
+
 /// The shared disk; clones see the same files, as a restarted process does.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct FaultyDisk {
     files: Arc<Mutex<Files>>,
+    meanwhile: Arc<Mutex<Option<Meanwhile>>>,
 }
 
 impl FaultyDisk {
@@ -45,6 +60,16 @@ impl FaultyDisk {
     pub(crate) fn has_failed(&self) -> bool {
         let files = self.files();
         files.fail_at.is_some_and(|n| files.operations > n)
+    }
+
+    /// Before the `n`-th operation from now, another process does this.
+    pub(crate) fn meanwhile(&self, n: u64, run: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Meanwhile { left: n, run: Box::new(run) });
+    }
+
+    /// Whether the other process has not had its turn yet; it will not get one any more.
+    pub(crate) fn is_still_waiting(&self) -> bool {
+        self.meanwhile.lock().unwrap().take().is_some()
     }
 
     /// How much room it says there is.
@@ -72,6 +97,7 @@ impl FaultyDisk {
         let now = durable.iter().filter(|(path, _)| is_reached(path)).map(|(path, node)| (path.clone(), node.clone()));
         files.now = now.collect();
         files.durable = files.now.clone();
+        files.synced = files.now.keys().cloned().collect();
         (files.fail_at, files.dead) = (None, false);
     }
 
@@ -95,6 +121,20 @@ impl FaultyDisk {
 
     /// Counts an operation, and fails it if it is the one.
     fn operate(&self) -> io::Result<MutexGuard<'_, Files>> {
+        let due = {
+            let mut meanwhile = self.meanwhile.lock().unwrap();
+            match meanwhile.as_mut() {
+                Some(Meanwhile { left: 0, .. }) => meanwhile.take(),
+                Some(other) => {
+                    other.left -= 1;
+                    None
+                }
+                None => None,
+            }
+        };
+        if let Some(Meanwhile { run, .. }) = due {
+            run();
+        }
         let mut files = self.files();
         files.operations += 1;
         if files.dead || files.fail_at.is_some_and(|n| files.operations == n + 1) {
@@ -115,6 +155,7 @@ impl Storage for FaultyDisk {
         if !files.now.contains_key(path) {
             files.now.insert(path.to_owned(), None);
             files.durable.insert(path.to_owned(), None);
+            files.synced.insert(path.to_owned());
         }
         Ok(())
     }
@@ -168,6 +209,11 @@ impl Storage for FaultyDisk {
             if let Some(bytes) = files.durable.remove(&synced) {
                 files.durable.insert(PathBuf::from("bytes of").join(target.strip_prefix("/").unwrap()), bytes);
             }
+            if files.synced.remove(&path) && path != from {
+                files.synced.insert(target.clone());
+            } else {
+                files.synced.remove(&target);
+            }
             files.now.insert(target, node);
         }
         Ok(())
@@ -186,8 +232,13 @@ impl Storage for FaultyDisk {
             files.durable.remove(&name);
         }
         for name in names {
-            // A directory's name becomes durable with what was durable in it; a file's with its synced bytes.
+            // A directory's name becomes durable with the names in it that are; a file's with its synced bytes.
+            files.synced.insert(name.clone());
             let contents: Vec<PathBuf> = below(&files.now, &name).cloned().chain([name.clone()]).collect();
+            let is_reached = |path: &&PathBuf| {
+                path.ancestors().take_while(|above| above.starts_with(&name)).all(|above| files.synced.contains(above))
+            };
+            let contents: Vec<PathBuf> = contents.iter().filter(is_reached).cloned().collect();
             for path in contents {
                 let node = match &files.now[&path] {
                     None => None,
@@ -207,6 +258,7 @@ impl Storage for FaultyDisk {
         match files.now.get(path) {
             Some(Some(_)) => {
                 files.now.remove(path);
+                files.synced.remove(path);
                 Ok(())
             }
             Some(None) => Err(io::ErrorKind::IsADirectory.into()),
@@ -222,6 +274,7 @@ impl Storage for FaultyDisk {
         files.now.retain(|name, _| !name.starts_with(path));
         // The worst case: a deletion is durable at once, before the renames around it are.
         files.durable.retain(|name, _| !name.starts_with(path));
+        files.synced.retain(|name| !name.starts_with(path));
         Ok(())
     }
 

@@ -385,6 +385,24 @@ impl Array {
         })
     }
 
+    /// The values as [`to_f32`](Self::to_f32) gives them, written to memory that is there already.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn write_f32(&self, to: &mut [f32]) -> Result<()> {
+        fn write<T: Copy>(from: &[T], to: &mut [f32], convert: impl Fn(T) -> f32) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = convert(*from));
+        }
+        match &self.values {
+            Values::F32(buffer) => write(buffer.as_slice(), to, |x| x),
+            Values::F64(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::I32(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::I64(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::U8(buffer) => write(buffer.as_slice(), to, f32::from),
+            Values::Bool(buffer) => write(buffer.as_slice(), to, |x| f32::from(u8::from(x))),
+            Values::Text(_) => to.copy_from_slice(&self.to_f32()?),
+        }
+        Ok(())
+    }
+
     /// The same values as another numeric type, as Rust's `as` converts them.
     ///
     /// # Errors

@@ -1,13 +1,14 @@
-//! Adagrad, FTRL and LAMB composed of dfdx operations, for devices on which they have no kernel of their own.
+//! RMSprop, Adagrad, FTRL and LAMB composed of dfdx operations, for devices on which they have no kernel of their own. (dfdx's
+//! RMSprop has epsilon inside the root.)
 //!
-//! Nothing is read from the device. Formulas are at [`Adagrad`], [`Ftrl`] and [`Lamb`].
+//! Nothing is read from the device. Formulas are at [`RmsProp`], [`Adagrad`], [`Ftrl`] and [`Lamb`].
 
 use dfdx::tensor_ops::{BroadcastTo, ChooseFrom, SumTo, TryAdd, TryDiv, TryGt, TryMul, TrySub};
 
 use super::gradient::{Flat, read, write};
 use super::update::Moments;
 use crate::nn::{Gradients, Parameter};
-use crate::optim::{Adagrad, Ftrl, Lamb};
+use crate::optim::{Adagrad, Ftrl, Lamb, RmsProp};
 use crate::{Device, ModelResult};
 
 fn weights<D: Device>(parameter: &Parameter<D>) -> Flat<D> {
@@ -17,6 +18,26 @@ fn weights<D: Device>(parameter: &Parameter<D>) -> Flat<D> {
 /// `w += factor * change`.
 fn move_by<D: Device>(parameter: &mut Parameter<D>, change: &Flat<D>, factor: f64) -> ModelResult<()> {
     parameter.update(|tensor| Ok(tensor.try_axpy(1.0, change, factor)?))
+}
+
+pub(super) fn rms_prop<D: Device>(
+    rule: &RmsProp,
+    learning_rate: f64,
+    parameter: &mut Parameter<D>,
+    gradients: &mut Gradients<D>,
+    [square, velocity]: &mut Moments<D>,
+) -> ModelResult<()> {
+    let decay = weights(parameter).try_mul(rule.weight_decay as f32)?;
+    let gradient = read(parameter, gradients)?.try_add(decay)?;
+    let rate = rule.decay as f32;
+    let mean = read(parameter, square)?.try_mul(rate)?.try_add(gradient.clone().try_square()?.try_mul(1.0 - rate)?)?;
+    write(parameter, square, mean.clone())?;
+    let mut step = gradient.try_div(mean.try_sqrt()?.try_add(rule.epsilon as f32)?)?;
+    if rule.momentum != 0.0 {
+        step = read(parameter, velocity)?.try_mul(rule.momentum as f32)?.try_add(step)?;
+        write(parameter, velocity, step.clone())?;
+    }
+    move_by(parameter, &step, -learning_rate)
 }
 
 pub(super) fn adagrad<D: Device>(

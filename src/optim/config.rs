@@ -258,8 +258,9 @@ impl Adam {
     }
 }
 
-/// RMSprop (Hinton 2012) as TensorFlow computes it, with epsilon inside the root:
-/// `s = decay * s + (1 - decay) * g^2; v = momentum * v + g / sqrt(s + epsilon); w -= learning_rate * v`.
+/// RMSprop (Hinton 2012) as PyTorch computes it:
+/// `s = decay * s + (1 - decay) * g^2; v = momentum * v + g / (sqrt(s) + epsilon); w -= learning_rate * v`, from `s = v = 0`.
+/// (TensorFlow adds epsilon under the root, and its first version begins with `s = 1`.)
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RmsProp {
     pub(crate) learning_rate: f64,
@@ -282,7 +283,7 @@ impl RmsProp {
         self
     }
 
-    /// What is added to the mean square under the root.
+    /// What is added to the root of the mean square.
     #[must_use]
     pub fn epsilon(mut self, epsilon: f64) -> Self {
         self.epsilon = epsilon;

@@ -1,6 +1,6 @@
 //! One update of one parameter: dfdx's kernels on every device, a fused parallel pass on the CPU.
 
-use dfdx::optim::{AdamConfig, Momentum, RMSpropConfig, SgdConfig, WeightDecay};
+use dfdx::optim::{AdamConfig, Momentum, SgdConfig, WeightDecay};
 use dfdx::tensor::Cpu;
 #[cfg(feature = "cuda")]
 use dfdx::tensor::Cuda;
@@ -99,7 +99,8 @@ fn stock<D: Device>(
         Rule::Adagrad(rule) => return composed::adagrad(rule, learning_rate, parameter, gradients, moments),
         Rule::Ftrl(rule) => return composed::ftrl(rule, learning_rate, parameter, gradients, moments),
         Rule::Lamb(rule) => return composed::lamb(step, rule, learning_rate, parameter, gradients, moments),
-        Rule::Sgd(_) | Rule::Adam(_) | Rule::RmsProp(_) => {}
+        Rule::RmsProp(rule) => return composed::rms_prop(rule, learning_rate, parameter, gradients, moments),
+        Rule::Sgd(_) | Rule::Adam(_) => {}
     }
     let [first, second] = moments;
     let identity = parameter.identity();
@@ -128,21 +129,7 @@ fn stock<D: Device>(
             let step = i32::try_from(step).unwrap_or(i32::MAX);
             parameter.update(|tensor| Ok(config.try_update(step, tensor, first, second, gradient)?))
         }
-        Rule::RmsProp(RmsProp { decay, epsilon, momentum, weight_decay, .. }) => {
-            let config = RMSpropConfig {
-                lr: learning_rate,
-                alpha: *decay,
-                eps: *epsilon,
-                momentum: (*momentum != 0.0).then_some(*momentum),
-                centered: false,
-                weight_decay: l2(*weight_decay),
-            };
-            let (square, velocity) = (first.get_or_alloc_mut(&ghost)?, second.get_or_alloc_mut(&ghost)?);
-            // The mean of the gradients is for the centred variant only; the kernel neither reads nor writes it without.
-            let mut unused = gradient.clone();
-            parameter.update(|tensor| Ok(config.try_update(tensor, velocity, square, &mut unused, gradient)?))
-        }
-        Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => Ok(()),
+        Rule::RmsProp(_) | Rule::Adagrad(_) | Rule::Ftrl(_) | Rule::Lamb(_) => Ok(()),
     }
 }
 
@@ -269,7 +256,7 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &mut [f
                 move |w, g, square, velocity| {
                     let g = g + l2 * *w;
                     *square += (1.0 - rate) * (g * g - *square);
-                    let g = g / (*square + epsilon).sqrt();
+                    let g = g / (square.sqrt() + epsilon);
                     let step = momentum * *velocity + g;
                     if momentum != 0.0 {
                         *velocity = step;

@@ -1,7 +1,8 @@
 """Writes optim_torch.json: where PyTorch's optimisers are after 1, 10 and 100 steps on a fixed problem, in float64.
 
-The problem: minimise sum(a * (w - t)^2) over six weights from `start`. PyTorch has no FTRL, no LAMB, and no RMSprop with
-epsilon inside the root as TensorFlow computes it; these three are written out here from their papers' formulas.
+The problem: minimise sum(a * (w - t)^2) over six weights from `start`. PyTorch has no FTRL and no
+LAMB; these two are written out here from their papers' formulas, and compared with TensorFlow's and Keras' besides
+(optim_tensorflow.py).
 
     python optim_torch.py > optim_torch.json        (torch 2.x)
 """
@@ -15,23 +16,6 @@ T = [1.0, -2.0, 0.5, 0.0, 3.0, -0.25]
 START = [0.5, 0.25, -1.0, 1.5, -0.75, 2.0]
 KEPT = (1, 10, 100)
 torch.set_default_dtype(torch.float64)
-
-
-class RmsPropInside(torch.optim.Optimizer):
-    def __init__(self, params, lr, decay, eps, momentum):
-        super().__init__(params, dict(lr=lr, decay=decay, eps=eps, momentum=momentum))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for p in group["params"]:
-                s = self.state[p]
-                square = s.get("square", torch.zeros_like(p))
-                velocity = s.get("velocity", torch.zeros_like(p))
-                square = group["decay"] * square + (1 - group["decay"]) * p.grad**2
-                velocity = group["momentum"] * velocity + p.grad / (square + group["eps"]).sqrt()
-                s["square"], s["velocity"] = square, velocity
-                p -= group["lr"] * velocity
 
 
 class Ftrl(torch.optim.Optimizer):
@@ -97,8 +81,8 @@ CASES = {
     "adam": lambda p: optim.Adam(p, lr=0.05),
     "adam_l2": lambda p: optim.Adam(p, lr=0.05, betas=(0.8, 0.99), eps=1e-6, weight_decay=0.1),
     "adamw": lambda p: optim.AdamW(p, lr=0.05, weight_decay=0.1),
-    "rmsprop": lambda p: RmsPropInside(p, lr=0.01, decay=0.9, eps=1e-3, momentum=0.0),
-    "rmsprop_momentum": lambda p: RmsPropInside(p, lr=0.005, decay=0.95, eps=1e-3, momentum=0.5),
+    "rmsprop": lambda p: optim.RMSprop(p, lr=0.01, alpha=0.9, eps=1e-3),
+    "rmsprop_momentum": lambda p: optim.RMSprop(p, lr=0.005, alpha=0.95, eps=1e-3, momentum=0.5, weight_decay=0.1),
     "adagrad": lambda p: optim.Adagrad(p, lr=0.3),
     "adagrad_decay": lambda p: optim.Adagrad(p, lr=0.3, weight_decay=0.1, initial_accumulator_value=0.1),
     "ftrl": lambda p: Ftrl(p, lr=0.3, initial=0.1, l1=0.0, l2=0.0),

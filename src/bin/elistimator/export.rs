@@ -13,7 +13,7 @@ use crate::output::{Outcome, info_json, shown};
 use crate::select::Choice;
 use crate::show::hyper_parameters;
 
-/// Writes the weights of a checkpoint, the latest unless another is named, into one safetensors file, and signature and
+/// Writes the weights of a checkpoint, the best unless another is named, into one safetensors file, and signature and
 /// hyper-parameters into a JSON file of the same name beside it.
 #[derive(clap::Args)]
 pub struct Args {
@@ -25,6 +25,9 @@ pub struct Args {
     /// Replaces files that exist.
     #[arg(long)]
     force: bool,
+    /// The checkpoint that was saved last.
+    #[arg(long, conflicts_with_all = ["step", "best", "monitor"])]
+    latest: bool,
     #[command(flatten)]
     choice: Choice,
 }
@@ -35,7 +38,7 @@ impl Args {
         let beside = self.beside()?;
         self.check(&self.output)?;
         self.check(&beside)?;
-        let step = self.choice.or_latest(&dir)?.step;
+        let step = if self.latest { dir.latest()? } else { self.choice.or_best(&dir)? }.step;
         let (contents, weights) = (dir.contents(step)?, dir.weights(step)?);
         let mut object = info_json(&contents.info);
         for (name, value) in [

@@ -1,9 +1,9 @@
 //! Which checkpoint is meant.
 
 use clap::ValueEnum;
-use elistimator::Result;
 use elistimator::checkpoint::{CheckpointInfo, Mode, Monitor};
 use elistimator::inspect::ModelDir;
+use elistimator::{ErrorKind, Result};
 
 /// What the best is; the run's own choice unless said.
 #[derive(clap::Args, Debug)]
@@ -57,6 +57,19 @@ impl Choice {
             Some(step) => dir.step(step),
             None if self.best || self.by.given().is_some() => dir.best(&self.by.monitor(dir)),
             None => dir.latest(),
+        }
+    }
+
+    /// The one that was asked for, the best if none was; the latest of a run that has no metrics.
+    pub fn or_best(&self, dir: &ModelDir) -> Result<CheckpointInfo> {
+        match (self.step, dir.best(&self.by.monitor(dir))) {
+            (None, Ok(best)) => Ok(best),
+            (None, Err(error)) if error.kind() == ErrorKind::NotFound && self.by.given().is_none() && !self.best => {
+                log::warn!("the latest checkpoint is taken, as none is the best: {error}");
+                dir.latest()
+            }
+            (None, Err(error)) => Err(error),
+            (Some(_), _) => self.or_latest(dir),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::matmul::{Accum, MatRef, matrix, matrix_mut, multiply};
 use super::pool::{forget_clipped, largest_of_blocks, max_blocks, unpool_blocks};
 use super::record::{flat, host, record};
 use super::scratch::Scratch;
+use super::winograd::{self, Winograd};
 use crate::ModelResult;
 use crate::nn::backend::Convolution;
 use crate::nn::window::WindowOver;
@@ -50,6 +51,8 @@ struct Plan {
     out_image: usize,
     /// Images of a chunk.
     chunk: usize,
+    /// Instead of windows' values.
+    winograd: Option<Winograd>,
 }
 
 /// Buffers of one piece of work.
@@ -57,6 +60,7 @@ struct Buffers {
     padded: Scratch,
     columns: Scratch,
     y: Scratch,
+    winograd: Option<winograd::Buffers>,
 }
 
 impl Plan {
@@ -82,12 +86,19 @@ impl Plan {
             image: w.channels * w.height * w.width,
             out_image: c.out_channels * pixels,
             chunk: w.batch.div_ceil(CHUNKS),
+            winograd: Winograd::new(c),
         }
     }
 
     fn buffers(&self) -> Buffers {
         let w = &self.c.window;
+        if let Some(winograd) = &self.winograd {
+            let none = || Scratch::dirty(0);
+            let y = Scratch::dirty(self.out_image);
+            return Buffers { padded: none(), columns: none(), y, winograd: Some(winograd.buffers()) };
+        }
         Buffers {
+            winograd: None,
             padded: Scratch::dirty(w.padded.0 * w.padded.1 * self.channels),
             columns: Scratch::dirty(self.columns_len(self.tile_rows)),
             y: Scratch::dirty(self.out_image),
@@ -131,15 +142,30 @@ impl Plan {
         self.place(part * w.dilation.0, self.span(rows)) * w.out.1 * self.part_depth
     }
 
-    /// Weights from `(out, in, row, column)` to `(group, row, column, in, out)`.
+    /// Weights from `(out, in, row, column)` to `(group, row, column, in, out)`; and transformed, group by group.
     fn pack(&self, weight: &[f32]) -> Scratch {
         let mut packed = Scratch::dirty(weight.len());
         self.each_weight(|position, place| packed[place] = weight[position]);
-        packed
+        let Some(winograd) = &self.winograd else { return packed };
+        let mut transformed = Scratch::dirty(self.c.groups * winograd.weights_len());
+        let groups = packed.chunks_exact(self.depth * self.out_channels);
+        for (weights, transformed) in groups.zip(transformed.chunks_exact_mut(winograd.weights_len())) {
+            winograd.transform_weights(weights, transformed);
+        }
+        transformed
     }
 
     fn add_unpacked(&self, packed: &[f32], weight: &mut [f32]) {
-        self.each_weight(|position, place| weight[position] += packed[place]);
+        let Some(winograd) = &self.winograd else {
+            self.each_weight(|position, place| weight[position] += packed[place]);
+            return;
+        };
+        let mut restored = Scratch::dirty(weight.len());
+        let groups = restored.chunks_exact_mut(self.depth * self.out_channels);
+        for (weights, transformed) in groups.zip(packed.chunks_exact(winograd.weights_len())) {
+            winograd.restore_weights(transformed, weights);
+        }
+        self.each_weight(|position, place| weight[position] += restored[place]);
     }
 
     #[inline(always)]
@@ -250,13 +276,24 @@ impl Plan {
     }
 
     fn group_weights(&self, group: usize) -> std::ops::Range<usize> {
-        let len = self.depth * self.out_channels;
+        let len = self.weights_len();
         group * len..(group + 1) * len
+    }
+
+    /// Values of a group's packed weights.
+    fn weights_len(&self) -> usize {
+        self.winograd.map_or(self.depth * self.out_channels, |winograd| winograd.weights_len())
     }
 
     /// `y`, as `(pixels, out channels)`, of one image.
     fn forward(&self, image: &[f32], weights: &[f32], buffers: &mut Buffers) {
-        let Buffers { padded, columns, y } = buffers;
+        let Buffers { padded, columns, y, winograd } = buffers;
+        if let (Some(plan), Some(buffers)) = (&self.winograd, winograd) {
+            for group in 0..self.c.groups {
+                plan.forward(&image[self.group_image(group)], &weights[self.group_weights(group)], group, y, buffers);
+            }
+            return;
+        }
         let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
         for group in 0..self.c.groups {
             pad(&image[self.group_image(group)], self.channels, w, padded);
@@ -285,7 +322,15 @@ impl Plan {
         dx: &mut [f32],
         dpadded: &mut Scratch,
     ) {
-        let Buffers { padded, columns, y: dy } = buffers;
+        let Buffers { padded, columns, y: dy, winograd } = buffers;
+        if let (Some(plan), Some(buffers)) = (&self.winograd, winograd) {
+            for group in 0..self.c.groups {
+                let (range, place) = (self.group_image(group), self.group_weights(group));
+                let dx = if dx.is_empty() { &mut [] } else { &mut dx[range.clone()] };
+                plan.backward(&image[range], &weights[place.clone()], group, dy, buffers, &mut dw[place], dx);
+            }
+            return;
+        }
         let (w, outs, all_outs) = (&self.c.window, self.out_channels, self.c.out_channels);
         for group in 0..self.c.groups {
             pad(&image[self.group_image(group)], self.channels, w, padded);
@@ -350,7 +395,7 @@ impl Plan {
             .map(|(chunk, (dx, images))| {
                 let mut buffers = self.buffers();
                 let mut dpadded = Scratch::dirty(if dx.is_empty() { 0 } else { buffers.padded.len() });
-                let mut dw = Scratch::zeros(self.depth * outs);
+                let mut dw = Scratch::zeros(self.c.groups * self.weights_len());
                 let mut db = Scratch::zeros(outs);
                 for (index, image) in images.chunks_exact(self.image).enumerate() {
                     make_dy(chunk * self.chunk + index, &mut buffers.y);

@@ -18,6 +18,7 @@ mod pool;
 mod record;
 mod recurrent;
 mod scratch;
+mod winograd;
 
 pub(crate) use attention::attention;
 pub(crate) use convolution::{conv_block, conv2d};

@@ -10,12 +10,16 @@ mod convolution;
 mod elementwise;
 mod linear;
 mod loss;
+mod memory;
 mod module;
 mod pointer;
 mod pool;
 mod record;
+mod upload;
 
 pub(crate) use context::Context;
+pub(crate) use memory::{bound, error, of_panic, trim};
+pub(crate) use upload::{copy, upload};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;
