@@ -4,6 +4,7 @@
 mod attention;
 mod cells;
 mod convolution;
+mod convolution_plan;
 mod crf;
 mod elementwise;
 mod embedding;
