@@ -43,6 +43,12 @@ pub trait Device: Backend + Update {
     /// Gives memory that is no longer in use back, after something failed for want of it.
     #[doc(hidden)]
     fn trim_memory(&self) {}
+
+    /// Bytes of the device's own memory that this process holds for tensors; `None` where that is the host's.
+    #[doc(hidden)]
+    fn memory_held(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Which device to open: `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU if there is one, else the CPU). Parse it from
@@ -178,6 +184,10 @@ impl Device for Cuda {
     fn trim_memory(&self) {
         // dfdx unwraps what a device that has failed says.
         let _ = crate::unwind::catch(|| crate::nn::cuda::trim(self));
+    }
+
+    fn memory_held(&self) -> Option<u64> {
+        crate::nn::cuda::held()
     }
 }
 

@@ -299,7 +299,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
         self.gauges.step(examples as u64);
-        let gauges = if logged { self.gauges.read() } else { Vec::new() };
+        let gauges = if logged { self.gauges.read(|| self.device.memory_held()) } else { Vec::new() };
         self.training_log.record(number, learning_rate, gauges, losses, scalars);
         Ok(())
     }

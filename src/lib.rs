@@ -102,5 +102,9 @@ struct FromTfEstimator;
 struct Recipes;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/tensorboard.md")]
+struct TensorBoard;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/data.md")]
 struct DataPage;

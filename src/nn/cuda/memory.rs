@@ -99,6 +99,11 @@ impl Usage {
     }
 }
 
+/// Bytes that the pool of this thread's device holds. The driver knows without asking the device.
+pub(crate) fn held() -> Option<u64> {
+    current_device().and_then(pool_of).and_then(held_and_used).map(|(held, _)| held)
+}
+
 /// The device whose context this thread has.
 fn current_device() -> Option<sys::CUdevice> {
     let mut device = 0;

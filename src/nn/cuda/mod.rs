@@ -24,7 +24,7 @@ mod update;
 mod upload;
 
 pub(crate) use context::Context;
-pub(crate) use memory::{bound, error, of_panic, trim};
+pub(crate) use memory::{bound, error, held, of_panic, trim};
 pub(crate) use upload::{copy, upload};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
