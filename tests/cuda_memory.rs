@@ -13,6 +13,7 @@ use cuda_host::numbers;
 use elistimator::device::Cuda;
 use elistimator::nn::{Part, Visitor, sparse_cross_entropy};
 use elistimator::prelude::*;
+use elistimator::summary::History;
 
 const INPUTS: usize = 64;
 
@@ -291,6 +292,19 @@ fn a_step_copies_its_batch_and_nothing_else_from_locked_memory() {
     assert_eq!(lines.iter().filter(|line| line.starts_with("h2d")).count(), 15, "{lines:?}");
     assert_eq!(count("d2d 131072"), 5);
     assert!(!lines.iter().any(|line| line.starts_with("lock") || line == "event-wait"), "{lines:?}");
+}
+
+#[test]
+fn the_memory_that_is_held_is_logged() {
+    let Some(_log) = double("the_memory_that_is_held_is_logged") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    give(64 * MIB);
+    let mut estimator = builder(dir.path()).build().unwrap();
+    estimator.setup(Inputs::train(examples(512).batch(512))).unwrap();
+    estimator.train_steps(2).unwrap().save_ckpt().unwrap();
+    let history = History::load(dir.path()).unwrap();
+    let held = history.series("train/gpu_memory");
+    assert!(!held.is_empty() && held.iter().all(|(_, held)| *held > 0.1 && *held <= 64.0), "{held:?}");
 }
 
 fn assert_uploads_arrive() {
