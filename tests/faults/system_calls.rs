@@ -20,6 +20,9 @@ const KEEP: usize = 1;
 const CALLS: &str = "?open,?openat,?write,?fsync,?fdatasync,?rename,?renameat,?renameat2,?unlink,?unlinkat,?rmdir,?mkdir,\
                      ?mkdirat,?read,?flock,?close,?getdents64,?statx";
 
+/// A name of our own for some of the calls of `close`.
+const CLOSE_WRITTEN: &str = "close written";
+
 struct Outcome {
     /// The steps whose save was acknowledged, and the errors.
     saved: Vec<u64>,
@@ -78,6 +81,9 @@ fn calls() -> Option<BTreeMap<String, BTreeSet<usize>>> {
         // The first one of another thread is the test harness saying what it runs.
         if line.contains("/checkpoints") && (name, *count) != ("write", 1) {
             calls.entry(name.to_owned()).or_default().insert(*count);
+            if name == "close" && line.contains("/.tmp-") && line.contains(".safetensors>") {
+                calls.entry(CLOSE_WRITTEN.to_owned()).or_default().insert(*count);
+            }
         }
     }
     assert!(calls.values().map(BTreeSet::len).sum::<usize>() > 100, "{calls:?}");
@@ -113,7 +119,8 @@ fn check_what_is_left(dir: &Path, outcome: &Outcome, expected: &BTreeMap<u64, Ha
 fn whole_when_killed_at_any_system_call() {
     let Some(calls) = calls() else { return };
     let expected = expected(8);
-    let all = calls.into_iter().flat_map(|(name, counts)| counts.into_iter().map(move |count| (name.clone(), count)));
+    let calls = calls.into_iter().filter(|(name, _)| name != CLOSE_WRITTEN);
+    let all = calls.flat_map(|(name, counts)| counts.into_iter().map(move |count| (name.clone(), count)));
     let mut killed = 0;
     for (name, count) in chosen(all.collect()) {
         let dir = fast_dir();
@@ -152,7 +159,10 @@ fn harmless_failure_at_any_system_call() {
     ];
     let mut all = Vec::new();
     for (name, error) in refusals {
-        let counts = calls.get(name).cloned().unwrap_or_default();
+        // Of the closed ones those that were written: the standard library takes a directory that cannot be closed for a bug.
+        let name_of_calls = if name == "close" { CLOSE_WRITTEN } else { name };
+        let counts = calls.get(name_of_calls).cloned().unwrap_or_default();
+        assert!(name != "close" || counts.len() > 5, "{calls:?}");
         all.extend(counts.into_iter().map(|count| (format!("{name}:error={error}"), count)));
     }
     let mut refused = 0;
