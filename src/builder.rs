@@ -102,7 +102,8 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         Self { model, options, restored: None, device: PhantomData }
     }
 
-    /// Where checkpoints and logs go; it is made if missing. Unset: a new temporary directory that outlives the process and
+    /// Where checkpoints and logs go; it is made if missing, and stays the one meant when the estimator was built should the
+    /// program change its working directory. Unset: a new temporary directory that outlives the process and
     /// whose path is printed.
     #[must_use]
     pub fn model_dir(mut self, dir: impl Into<PathBuf>) -> Self {

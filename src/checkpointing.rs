@@ -327,7 +327,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             })?),
         };
         variables::check(&self.net, model.iter(), &state.counters).map_err(place)?;
-        let mut optimizer = Optimizer::new(self.model.optimizer());
+        let mut optimizer = Optimizer::new(model_outcome(unwind::catch(|| Ok(self.model.optimizer())))?);
         // Kept beside the optimiser's state under a prefix that no moment has.
         let averages = moments.iter().filter_map(|(name, dims, values)| Some((name.strip_prefix(EMA)?, dims, values)));
         optimizer

@@ -237,9 +237,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let Some(batch) = batches.next().transpose()? else { break };
             number += 1;
             let features = Features::new(batch, self.device.clone());
-            let spec = device_outcome(&self.device, unwind::catch(|| self.model.evaluate(net, &features)))
+            // Metrics may be the user's own as well.
+            let added = unwind::catch(|| {
+                let spec = self.model.evaluate(net, &features)?;
+                Ok(evaluation.add(spec, features.batch_size())?)
+            });
+            device_outcome(&self.device, added)
                 .map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
-            evaluation.add(spec, features.batch_size())?;
             if let Some(pass) = &mut pass {
                 pass.tick();
                 if pass.is_due() && D::READS_ARE_FREE {
@@ -254,6 +258,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             };
             return Err(Error::new(ErrorKind::Data, message));
         }
-        evaluation.finish()
+        device_outcome(&self.device, unwind::catch(|| Ok(evaluation.finish()?))).map_err(|error| error.at("evaluation"))
     }
 }

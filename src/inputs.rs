@@ -1,9 +1,9 @@
 //! The data that an estimator is set up with.
 
-use crate::Result;
 use crate::data::Dataset;
+use crate::{Error, ErrorKind, Result, unwind};
 
-/// Anything that gives a data set: a [`Dataset`], or a closure that makes one when `setup` is called.
+/// Anything that gives a data set: a [`Dataset`], or a closure that makes one; when that fails, `setup` says so.
 pub trait InputFn {
     /// The data set, batched.
     ///
@@ -26,7 +26,8 @@ impl InputFn for &Dataset {
 
 impl<F: FnOnce() -> Result<Dataset>> InputFn for F {
     fn dataset(self) -> Result<Dataset> {
-        self()
+        let failed = |panic| Err(Error::new(ErrorKind::Data, format!("the input function panicked: {panic}")));
+        unwind::catch(self).unwrap_or_else(failed)
     }
 }
 

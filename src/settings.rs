@@ -134,6 +134,26 @@ mod tests {
     }
 
     #[test]
+    fn every_item_of_the_list_is_told_by_itself() {
+        let (was, is): (Saved, Saved) = Setting::ALL
+            .iter()
+            .map(|(_, name)| (((*name).to_owned(), "a".to_owned()), ((*name).to_owned(), "b".to_owned())))
+            .unzip();
+        let found = differences(&was, &is);
+        assert_eq!(found.len(), Setting::ALL.len());
+        let refused = check(&found, |_| false).unwrap_err().to_string();
+        for (setting, name) in Setting::ALL {
+            let is_told = refused.contains(&format!("{name}: was a, is now b"));
+            assert_eq!(is_told, !matches!(setting, Setting::Threads | Setting::Version), "{name}: {refused}");
+            let others = check(&found, |allowed| allowed == setting).unwrap_err().to_string();
+            assert!(!others.contains(&format!("{name}: was")), "{name}: {others}");
+        }
+        check(&found, Setting::is_checked).unwrap();
+        // A checkpoint of an older version does not know all of them.
+        assert!(differences(&Saved::new(), &is).is_empty());
+    }
+
+    #[test]
     fn threads_are_only_reported() {
         check(&differences(&saved("1", "2"), &saved("1", "4")), |_| false).unwrap();
     }

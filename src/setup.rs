@@ -33,7 +33,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
-        let config = model.optimizer();
+        let settings = || Ok((model.optimizer(), model.schedule()));
+        let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
         let optimizer = Optimizer::new(config);
         let ema = match options.ema {
             Some((decay, every)) => Some((WeightAverage::exponential(decay)?, every)),
@@ -41,12 +42,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         };
         let progress = Progress::new(options.progress);
         let model_dir = match &options.model_dir {
-            Some(dir) => dir.clone(),
+            // The run stays there when the program goes to another directory. An empty name is refused where it is used.
+            Some(dir) => std::path::absolute(dir).unwrap_or_else(|_| dir.clone()),
             None => temporary_dir(&progress)?,
         };
         Ok(Self {
             base_learning_rate: optimizer.learning_rate(),
-            schedule: model.schedule(),
+            schedule,
             gradients: GradientPool::new(&net).map_err(ModelError::into_error)?,
             logs: Logs::new(options.log_every, options.log_file.then(|| LogFile::new(model_dir.join("log.txt"))))?,
             model,

@@ -129,6 +129,46 @@ fn other_settings_are_refused_item_by_item() {
 }
 
 #[test]
+fn other_data_of_the_same_shape_is_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).revision("1f0c").build().unwrap();
+    estimator.setup(inputs()).unwrap().train_steps(7).unwrap().save_ckpt().unwrap();
+    drop(estimator);
+    let contents = elistimator::inspect::ModelDir::open(dir.path()).unwrap().contents(7).unwrap();
+    assert_eq!(contents.settings["revision"], "1f0c");
+
+    let other = || points(120).shuffle(40).batch(5);
+    let mut estimator = in_dir(dir.path()).revision("2e9a").resume_or_start().unwrap();
+    let before = estimator.hashes().unwrap();
+    let error = estimator.setup(Inputs::train(other())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Settings);
+    let message = error.to_string();
+    assert!(message.contains("data: was") && message.contains("100") && message.contains("120"), "{message}");
+    assert!(message.contains("continue_with_new_data") && message.contains("Setting::Data"), "{message}");
+    assert!(!message.contains("batch_size:"), "{message}");
+    assert_eq!(estimator.hashes().unwrap(), before);
+    // Both together are refused together.
+    let error = estimator.setup(Inputs::train(points(120).batch(6))).unwrap_err().to_string();
+    assert!(error.contains("data: was") && error.contains("batch_size: was 5, is now 6"), "{error}");
+    estimator.setup(inputs()).unwrap();
+    drop(estimator);
+
+    let allowing = in_dir(dir.path()).allow(Setting::Data);
+    for (builder, inputs) in
+        [(allowing, Inputs::train(other())), (in_dir(dir.path()), Inputs::train(other()).continue_with_new_data())]
+    {
+        let mut estimator = builder.resume_or_start().unwrap();
+        estimator.setup(inputs).unwrap().train().unwrap();
+        assert_eq!(
+            (estimator.global_step(), estimator.epoch()),
+            (7 + 24, 1),
+            "an epoch of the new data from its start"
+        );
+        assert!(estimator.differences().iter().all(|difference| difference.setting == Setting::Data));
+    }
+}
+
+#[test]
 fn a_failed_restore_changes_nothing() {
     #[derive(Serialize, Deserialize)]
     struct Wider(Line);

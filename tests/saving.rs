@@ -82,6 +82,29 @@ fn a_save_that_fails_in_the_background_comes_back_as_an_error() {
 }
 
 #[test]
+fn saves_come_every_so_many_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let pause = std::time::Duration::from_millis(60);
+    let builder = |every| in_dir(dir.path()).save_every(Every::Time(every)).max_to_keep(0);
+    let slow = train_data().map(|record| {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        Ok(record)
+    });
+    let mut estimator = builder(pause).build().unwrap();
+    estimator.setup(Inputs::train(&slow)).unwrap().train_until(60).unwrap();
+    let saved = estimator.checkpoints().unwrap();
+    assert!((2..=60).contains(&saved.len()), "{}", saved.len());
+    for pair in saved.windows(2) {
+        let milliseconds = (pair[1].saved_at - pair[0].saved_at).num_milliseconds();
+        assert!(milliseconds >= 55, "{milliseconds} ms between steps {} and {}", pair[0].step, pair[1].step);
+    }
+    drop(estimator);
+    let mut estimator = builder(std::time::Duration::MAX).resume_or_start().unwrap();
+    estimator.setup(Inputs::train(&slow)).unwrap().train_until(61).unwrap();
+    assert_eq!(estimator.checkpoints().unwrap(), saved);
+}
+
+#[test]
 fn a_closure_runs_after_each_save_of_a_verb_once_it_is_on_the_disk() {
     for background in [false, true] {
         let dir = tempfile::tempdir().unwrap();

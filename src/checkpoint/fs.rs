@@ -221,4 +221,19 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(error.to_string().contains("12 bytes, expected at most 11"), "{error}");
     }
+
+    /// The kernel's own files say that they are longer than what can be read of them, as does a file that another process
+    /// cuts between the question and the reading.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_file_that_is_cut_while_it_is_read_is_an_error() {
+        let path = Path::new("/sys/kernel/mm/transparent_hugepage/enabled");
+        let other = Path::new("/sys/kernel/uevent_seqnum");
+        let Some(path) = [path, other].into_iter().find(|path| path.exists()) else { return };
+        let error = Disk.read(path, 1 << 20).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains("became shorter"), "{error}");
+        let error = Disk.read(path, 10).unwrap_err();
+        assert!(error.to_string().contains("at most 10"), "{error}");
+    }
 }

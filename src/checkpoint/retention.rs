@@ -166,6 +166,31 @@ mod tests {
     }
 
     #[test]
+    fn in_every_order_the_best_is_the_smallest_finite_one() {
+        let values = [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(1.0), Some(2.0)];
+        let mut orders = vec![Vec::new()];
+        for _ in values {
+            let longer = |order: &Vec<usize>| {
+                let rest = (0..values.len()).filter(|place| !order.contains(place));
+                rest.map(|place| [&order[..], &[place]].concat()).collect::<Vec<_>>()
+            };
+            orders = orders.iter().flat_map(longer).collect();
+        }
+        assert_eq!(orders.len(), 720);
+        for order in orders {
+            let losses: Vec<_> = order.iter().map(|&place| values[place]).collect();
+            let place = |value: f64| losses.iter().position(|loss| *loss == Some(value)).map(|place| place as u64);
+            assert_eq!(best(&losses), place(1.0), "{losses:?}");
+            let all: Vec<_> = (0u64..).zip(&losses).map(|(step, loss)| checkpoint(step, *loss)).collect();
+            let highest = Monitor::new("loss", Mode::Max);
+            assert_eq!(Some(highest.best(&all).unwrap().step), place(2.0), "{losses:?}");
+            let deleted = Retention::last(1).to_delete(&all, &highest);
+            let kept = 1 + usize::from(place(2.0) != Some(5));
+            assert_eq!(deleted.len(), values.len() - kept, "{losses:?}");
+        }
+    }
+
+    #[test]
     fn rotation_keeps_the_last_the_best_and_the_pinned() {
         let mut all: Vec<_> = [9, 10, 100, 10_000_000_000].map(|step| checkpoint(step, Some(step as f64))).into();
         let delete = |all: &[CheckpointInfo], max| Retention::last(max).to_delete(all, &Monitor::default());

@@ -337,6 +337,7 @@ mod tests {
             |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
         for header in [
             r#"{"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}}"#,
+            r#"{"a":{"dtype":"I32","shape":[2],"data_offsets":[0,8]}}"#,
             r#"{"a":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}"#,
             r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
             r#"{"a/../b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
@@ -345,6 +346,9 @@ mod tests {
         ] {
             assert!(Tensors::from_bytes(file(header, &[0; 8])).is_err(), "{header}");
         }
+        let long = format!(r#"{{"{}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#, "x".repeat(1 << 20));
+        let error = Tensors::from_bytes(file(&long, &[0; 8])).unwrap_err().to_string();
+        assert!(error.contains("longer than") && error.len() < 300, "{} bytes", error.len());
         let bomb = [&u64::MAX.to_le_bytes()[..], b"{}"].concat();
         assert!(Tensors::from_bytes(bomb).is_err());
         assert!(Tensors::new(vec![("x".repeat(1 << 20), vec![], vec![0.0])]).is_err());

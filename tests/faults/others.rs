@@ -1,12 +1,15 @@
 //! Other processes about: a second writer, readers while a writer saves and rotates, and a clock set back.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use elistimator::prelude::*;
 
 use crate::common::Line;
-use crate::support::{Remote, check, checkpoint, data, expected, fast_dir, in_dir, run_in, text, tool};
+use crate::support::{
+    Remote, check, checkpoint, child_command, data, expected, fast_dir, in_dir, names, run_in, text, tool,
+};
 
 /// Fault 63.
 #[test]
@@ -110,6 +113,62 @@ fn readers_always_work_while_a_writer_rotates() {
 fn readers_always_work_while_a_writer_replaces() {
     let write = |writer: &mut Remote, _| assert_eq!(writer.tell("save").unwrap(), 1);
     read_during(write, 1, 1);
+}
+
+/// Fault 28: the program goes elsewhere, its run does not.
+#[test]
+fn a_run_stays_in_its_directory_when_the_program_leaves_its_own() {
+    let expected = expected(3);
+    let place = tempfile::tempdir().unwrap();
+    let (here, there) = (place.path().join("here"), place.path().join("there"));
+    [&here, &there].iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    let mut command = child_command(&[], Path::new("run"), 3);
+    let mut child = Remote::begin(command.current_dir(&here));
+    child.reply().unwrap();
+    for word in ["train", "save", "train", "save"] {
+        child.tell(word).unwrap();
+    }
+    child.tell(&format!("cd {}", text(&there))).unwrap();
+    for word in ["validate", "train", "save"] {
+        child.tell(word).unwrap();
+    }
+    child.end();
+    assert_eq!(check(&here.join("run"), &expected), 3);
+    assert!(names(&there).is_empty(), "{:?}", names(&there));
+}
+
+/// Where the C compiler is: a library that lets every read and write of the program do half of what it asks for.
+fn halving_library(dir: &Path) -> Option<PathBuf> {
+    const SOURCE: &str = r#"
+        #define _GNU_SOURCE
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        ssize_t read(int fd, void *bytes, size_t count) { return syscall(SYS_read, fd, bytes, (count + 1) / 2); }
+        ssize_t write(int fd, const void *bytes, size_t count) { return syscall(SYS_write, fd, bytes, (count + 1) / 2); }
+    "#;
+    let (source, library) = (dir.join("halving.c"), dir.join("halving.so"));
+    std::fs::write(&source, SOURCE).unwrap();
+    tool("cc", &["-shared", "-fPIC", "-o", text(&library), text(&source)])?;
+    Some(library)
+}
+
+/// Fault 26: the system may always do less than it was asked for, and seldom does.
+#[test]
+fn short_reads_and_writes_are_gone_on_with() {
+    let place = tempfile::tempdir().unwrap();
+    let Some(library) = halving_library(place.path()) else { return };
+    let expected = expected(3);
+    let run = place.path().join("run");
+    for steps in [1, 2] {
+        let mut command = child_command(&[], &run, 3);
+        let mut child = Remote::begin(command.env("LD_PRELOAD", &library));
+        assert_eq!(child.reply().unwrap(), steps - 1, "what was written so is read so");
+        for word in ["train", "validate", "save"] {
+            assert_eq!(child.tell(word).unwrap(), steps);
+        }
+        child.end();
+        assert_eq!(check(&run, &expected), steps);
+    }
 }
 
 /// Fault 29: the latest is what was saved last, whatever the clock says.

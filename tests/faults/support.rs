@@ -153,7 +153,7 @@ const DIR: &str = "ELISTIMATOR_TEST_FAULTS_DIR";
 const KEEP: &str = "ELISTIMATOR_TEST_FAULTS_KEEP";
 
 /// The command that starts this program as a child which reads words from its input and answers each with a line:
-/// `train` a step, `validate`, `save`. `before` are words of a program that starts it.
+/// `train` a step, `validate`, `save`, `cd` to a directory. `before` are words of a program that starts it.
 pub fn child_command(before: &[&str], dir: &Path, keep: usize) -> Command {
     let this = std::env::current_exe().unwrap();
     let words = [before, &[text(&this), "support::child", "--exact", "--nocapture", "--test-threads=1"]].concat();
@@ -188,7 +188,13 @@ fn child() {
             "train" => estimator.train_steps(1).map(|estimator| estimator.global_step()),
             "validate" => estimator.validate().map(|_| estimator.global_step()),
             "save" => estimator.save_ckpt().map(|info| info.step),
-            word => panic!("unknown word {word:?}"),
+            word => match word.strip_prefix("cd ") {
+                Some(dir) => {
+                    std::env::set_current_dir(dir).unwrap();
+                    Ok(estimator.global_step())
+                }
+                None => panic!("unknown word {word:?}"),
+            },
         });
     }
     drop(estimator);
@@ -205,7 +211,11 @@ pub struct Remote {
 
 impl Remote {
     pub fn start(before: &[&str], dir: &Path, keep: usize) -> Self {
-        let mut command = child_command(before, dir, keep);
+        Self::begin(&mut child_command(before, dir, keep))
+    }
+
+    /// The child of a command of its own.
+    pub fn begin(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { input: child.stdin.take(), output, child }

@@ -20,6 +20,9 @@ const KEEP: usize = 1;
 const CALLS: &str = "?open,?openat,?write,?fsync,?fdatasync,?rename,?renameat,?renameat2,?unlink,?unlinkat,?rmdir,?mkdir,\
                      ?mkdirat,?read,?flock,?close,?getdents64,?statx";
 
+/// A name of our own for some of the calls of `close`.
+const CLOSE_WRITTEN: &str = "close written";
+
 struct Outcome {
     /// The steps whose save was acknowledged, and the errors.
     saved: Vec<u64>,
@@ -78,6 +81,9 @@ fn calls() -> Option<BTreeMap<String, BTreeSet<usize>>> {
         // The first one of another thread is the test harness saying what it runs.
         if line.contains("/checkpoints") && (name, *count) != ("write", 1) {
             calls.entry(name.to_owned()).or_default().insert(*count);
+            if name == "close" && line.contains("/.tmp-") && line.contains(".safetensors>") {
+                calls.entry(CLOSE_WRITTEN.to_owned()).or_default().insert(*count);
+            }
         }
     }
     assert!(calls.values().map(BTreeSet::len).sum::<usize>() > 100, "{calls:?}");
@@ -113,7 +119,8 @@ fn check_what_is_left(dir: &Path, outcome: &Outcome, expected: &BTreeMap<u64, Ha
 fn whole_when_killed_at_any_system_call() {
     let Some(calls) = calls() else { return };
     let expected = expected(8);
-    let all = calls.into_iter().flat_map(|(name, counts)| counts.into_iter().map(move |count| (name.clone(), count)));
+    let calls = calls.into_iter().filter(|(name, _)| name != CLOSE_WRITTEN);
+    let all = calls.flat_map(|(name, counts)| counts.into_iter().map(move |count| (name.clone(), count)));
     let mut killed = 0;
     for (name, count) in chosen(all.collect()) {
         let dir = fast_dir();
@@ -128,13 +135,15 @@ fn whole_when_killed_at_any_system_call() {
     assert!(killed > 20, "only {killed} were killed");
 }
 
-/// Faults 10, 11, 12, 16, 26, 53: the run goes on, and says what was refused. `EINTR` is nobody's error.
+/// Faults 10, 11, 12, 13, 16, 26, 53: the run goes on, and says what was refused. `EINTR` is nobody's error, nor is what comes when
+/// a file is closed that was synced before.
 #[test]
 fn harmless_failure_at_any_system_call() {
     let Some(calls) = calls() else { return };
     let expected = expected(8);
     let refusals = [
         ("fsync", "EIO"),
+        ("close", "EIO"),
         ("write", "ENOSPC"),
         ("write", "EINTR"),
         ("rename", "EIO"),
@@ -150,7 +159,10 @@ fn harmless_failure_at_any_system_call() {
     ];
     let mut all = Vec::new();
     for (name, error) in refusals {
-        let counts = calls.get(name).cloned().unwrap_or_default();
+        // Of the closed ones those that were written: the standard library takes a directory that cannot be closed for a bug.
+        let name_of_calls = if name == "close" { CLOSE_WRITTEN } else { name };
+        let counts = calls.get(name_of_calls).cloned().unwrap_or_default();
+        assert!(name != "close" || counts.len() > 5, "{calls:?}");
         all.extend(counts.into_iter().map(|count| (format!("{name}:error={error}"), count)));
     }
     let mut refused = 0;
@@ -159,8 +171,17 @@ fn harmless_failure_at_any_system_call() {
         let (place, name) = (format!("{fault} {count}"), fault.split(':').next().unwrap());
         let inject = format!("inject={fault}:when={count}");
         let log = dir.path().join("log");
-        let outcome = run(&["-e", &format!("trace={name}"), "-e", &inject, "-o", text(&log)], &dir.path().join("run"));
+        let trace = ["-y", "-e", &format!("trace={name}"), "-e", &inject, "-o", text(&log)];
+        let outcome = run(&trace, &dir.path().join("run"));
+        // Calls are counted in each thread, and the first ones of the program itself are its loader's.
+        if outcome.stderr.contains("while loading shared libraries") {
+            continue;
+        }
         assert!(outcome.is_success, "{place}: {}", outcome.stderr);
+        if name == "fsync" {
+            is_not_synced_again(&fs::read_to_string(&log).unwrap(), &place);
+        }
+        assert!(name != "close" || outcome.errors.is_empty(), "{place}: {:?}", outcome.errors);
         assert!(outcome.errors.len() <= 1, "{place}: one refusal, one error: {:?}", outcome.errors);
         assert!(!fault.ends_with("EINTR") || outcome.errors.is_empty(), "{place}: {:?}", outcome.errors);
         for error in &outcome.errors {
@@ -171,6 +192,16 @@ fn harmless_failure_at_any_system_call() {
         check_what_is_left(&dir.path().join("run"), &outcome, &expected, &place);
     }
     assert!(refused > 5, "only {refused} were refused");
+}
+
+/// After a refused sync the system may have dropped the bytes and call the next sync of the same file a success.
+fn is_not_synced_again(log: &str, place: &str) {
+    let path = |line: &str| Some(line.split_once('<')?.1.split_once('>')?.0.to_owned());
+    let is_file = |path: &String| path.contains("/.tmp-") && Path::new(path).extension().is_some();
+    let mut lines = log.lines().skip_while(|line| !line.contains("INJECTED"));
+    if let Some(refused) = lines.next().and_then(path).filter(is_file) {
+        assert!(lines.filter_map(path).all(|path| path != refused), "{place}: {refused} is synced again: {log}");
+    }
 }
 
 /// That `strace` does what these tests believe it does.
