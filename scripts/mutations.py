@@ -3,7 +3,8 @@
 
     python3 scripts/mutations.py [--only NAME]     (takes some minutes; needs nothing beyond Rust, and strace for two of them)
 
-A rule that nothing guards is printed, and the exit status is 1. The tests are those named at each rule.
+A rule that nothing guards is printed, and the exit status is 1. The tests are those named at each rule. All turned red when
+this was last run to its end, on 2026-11-21.
 """
 
 import argparse
