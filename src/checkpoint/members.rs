@@ -30,23 +30,34 @@ pub(crate) struct Members {
     pub(crate) rule: String,
 }
 
+/// What is in the index.
 #[derive(Serialize, Deserialize)]
-struct Index {
-    number: u64,
-    rule: String,
-    members: Vec<Entry>,
+pub(crate) struct Index {
+    pub(crate) number: u64,
+    pub(crate) rule: String,
+    pub(crate) members: Vec<Entry>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
-    step: u64,
-    weight: f64,
+pub(crate) struct Entry {
+    pub(crate) step: u64,
+    pub(crate) weight: f64,
     /// The member's files as its own state lists them, so that no member of another save can take its place.
-    files: Vec<(String, u64, u32)>,
+    pub(crate) files: Vec<(String, u64, u32)>,
+}
+
+impl Index {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        seal(MAGIC, self)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        open(MAGIC, bytes)
+    }
 }
 
 /// Opens the disk, once for each store.
-type Open<'a> = &'a dyn Fn() -> Box<dyn Storage>;
+pub(crate) type Open<'a> = &'a dyn Fn() -> Box<dyn Storage>;
 
 impl Members {
     /// Saves them in a directory, which is made if missing and whose earlier members are replaced: whoever reads it finds
@@ -77,7 +88,7 @@ impl Members {
         Self::load_from(&|| Box::new(Disk), dir)
     }
 
-    fn save_to(&self, disk: Open<'_>, dir: &Path) -> Result<()> {
+    pub(crate) fn save_to(&self, disk: Open<'_>, dir: &Path) -> Result<()> {
         let storage = disk();
         storage.create_dir_all(dir).map_err(|error| Error::io("make the directory", dir, error))?;
         let saved = numbered(&*storage, dir).map_err(|error| Error::io("list", dir, error))?;
@@ -140,10 +151,10 @@ impl Members {
         }
         sync(ours)?;
         sync(dir)?;
-        seal(MAGIC, &Index { number, rule: self.rule.clone(), members })
+        Index { number, rule: self.rule.clone(), members }.to_bytes()
     }
 
-    fn load_from(disk: Open<'_>, dir: &Path) -> Result<(Self, Vec<PathBuf>)> {
+    pub(crate) fn load_from(disk: Open<'_>, dir: &Path) -> Result<(Self, Vec<PathBuf>)> {
         let path = dir.join(INDEX);
         let bytes = disk().read(&path, LARGEST_INDEX).map_err(|error| {
             let kind = match error.kind() {
@@ -153,7 +164,7 @@ impl Members {
             };
             Error::with_source(kind, format!("no ensemble can be read from {}", path.display()), error)
         })?;
-        let index: Index = open(MAGIC, &bytes).map_err(|error| error.at(path.display()))?;
+        let index = Index::from_bytes(&bytes).map_err(|error| error.at(path.display()))?;
         // Paths follow from numbers, so that no file can point elsewhere.
         let ours = dir.join(format!("{PREFIX}{}", index.number));
         let mut found = Self { snapshots: Vec::new(), weights: Vec::new(), rule: index.rule };

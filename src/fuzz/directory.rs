@@ -75,7 +75,9 @@ pub(super) fn damage(files: &mut Files, mutator: &mut Mutator) {
                 let other = files[&other].clone();
                 let bytes = files.get_mut(&path).unwrap();
                 let is_sealed = path.extension().is_some_and(|extension| extension == "bin")
-                    || path.starts_with("elistimator_meta");
+                    || path
+                        .file_name()
+                        .is_some_and(|name| name == "elistimator_meta" || name == "elistimator_ensemble");
                 mutator.mutate(bytes, &other);
                 if is_sealed && bytes.len() >= 16 && !mutator.one_in(4) {
                     let end = bytes.len() - 4;

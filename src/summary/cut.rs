@@ -38,24 +38,31 @@ pub(crate) fn cut(dir: &Path, first_step: u64, open: &[PathBuf]) -> Result<()> {
 }
 
 fn cut_file(path: &Path, first_step: u64) -> io::Result<()> {
-    let mut has_any = false;
-    let mut reader = BufReader::new(File::open(path)?);
-    while let Some(step) = copy_record(&mut reader, first_step, &mut io::sink())? {
-        has_any |= step >= first_step;
+    // Looked at first, since opening a FIFO would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
     }
-    if !has_any {
+    if !without_events(&mut BufReader::new(File::open(path)?), first_step, &mut io::sink())? {
         return Ok(());
     }
     let dir = path.parent().unwrap_or(Path::new("."));
     // Its name must not look like an event file to a reader that is watching.
     let mut new = BufWriter::new(tempfile::NamedTempFile::new_in(dir)?);
-    let mut reader = BufReader::new(File::open(path)?);
-    while copy_record(&mut reader, first_step, &mut new)?.is_some() {}
+    without_events(&mut BufReader::new(File::open(path)?), first_step, &mut new)?;
     let new = new.into_inner().map_err(io::IntoInnerError::into_error)?;
     fs::set_permissions(new.path(), fs::metadata(path)?.permissions())?;
     new.as_file().sync_data()?;
     new.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Copies the records before `first_step`, and says whether there are others.
+pub(crate) fn without_events(reader: &mut impl Read, first_step: u64, out: &mut impl Write) -> io::Result<bool> {
+    let mut has_any = false;
+    while let Some(step) = copy_record(reader, first_step, out)? {
+        has_any |= step >= first_step;
+    }
+    Ok(has_any)
 }
 
 /// Reads a record, writes it where it is before `first_step`, and returns its step; `None` at the end, also at one that a

@@ -1,12 +1,11 @@
 //! Text files line by line, gzipped or not, with every length bounded.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::data::Encoding;
+use crate::data::{Encoding, input_file};
 use crate::{Error, ErrorKind, Result};
 
 /// Longer lines are refused: a file without line ends must not fill the memory.
@@ -38,8 +37,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// Opens a file of which at most `limit` unpacked bytes are read; one that is longer is an error.
     pub(crate) fn open(path: &Path, limit: u64) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let mut reader = BufReader::with_capacity(1 << 16, input_file::open(path)?);
         let packed = reader.fill_buf().map_err(|error| Error::io("read", path, error))?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead> = match packed {
             true => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(reader))),
