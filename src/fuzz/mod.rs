@@ -7,6 +7,8 @@
 mod arrays;
 mod directory;
 mod ensemble;
+#[cfg(feature = "image")]
+mod images;
 mod mutator;
 mod targets;
 mod texts;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "image")]
+use super::images;
 use super::mutator::Mutator;
 use super::{arrays, texts};
 use crate::checkpoint::parsers::{index_from_bytes, index_to_bytes, metrics_from_bytes, metrics_to_bytes};
@@ -50,6 +52,8 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "conll", growth: 256 * 1100, repair: texts::pack, accepts: texts::conll },
     Target { name: "words_and_tags", growth: 256, repair: nothing, accepts: texts::words_and_tags },
     Target { name: "events", growth: 8, repair: nothing, accepts: events },
+    #[cfg(feature = "image")]
+    Target { name: "image", growth: 64, repair: images::checksums, accepts: images::image },
 ];
 
 /// The longest message of an error that a person wants to read.

@@ -71,8 +71,9 @@ pub(super) fn text_lines(bytes: &[u8]) -> bool {
         let (first, second) = (on_disk("first.txt", first), on_disk("second.txt", second));
         pass(&TextLines::zip([("a", first), ("b", second)]).encoding(Encoding::Latin1).dataset());
     }
+    // At eight bytes a line.
     let (_, short) = pass(&TextLines::new(path).encoding(Encoding::Latin1).max_line_bytes(8).dataset());
-    assert!(short || bytes.len() > 8);
+    assert!(short || bytes.len() > 8 || bytes.starts_with(&[0x1f, 0x8b]));
     whole
 }
 

@@ -27,14 +27,17 @@ pub(crate) fn cut(dir: &Path, first_step: u64, open: &[PathBuf]) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(|error| Error::io("list", dir, error))?,
     };
+    let mut outcome = Ok(());
     for entry in entries {
         let path = entry.map_err(|error| Error::io("list", dir, error))?.path();
         let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
         if is_ours && !open.contains(&path) {
-            cut_file(&path, first_step).map_err(|error| Error::io("rewrite", &path, error))?;
+            // One that cannot be cut is no reason to leave the others as they are.
+            let cut = cut_file(&path, first_step).map_err(|error| Error::io("rewrite", &path, error));
+            outcome = outcome.and(cut);
         }
     }
-    Ok(())
+    outcome
 }
 
 fn cut_file(path: &Path, first_step: u64) -> io::Result<()> {
@@ -172,8 +175,11 @@ mod tests {
             assert!(path.exists(), "{at}");
         }
         fs::write(&path, [0xff; 100]).unwrap();
-        assert!(cut(dir.path(), 1, &[]).is_err());
+        let others = [written(dir.path(), 1, 1..5), written(dir.path(), 2, 1..5), written(dir.path(), 3, 1..5)];
+        assert!(cut(dir.path(), 120, &[]).is_err());
         assert_eq!(fs::read(&path).unwrap(), [0xff; 100]);
+        // The others are cut all the same.
+        assert!(others.iter().all(|path| steps(path).iter().all(|&step| step < 120)));
     }
 
     #[test]
