@@ -44,7 +44,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "safetensors", growth: 64, repair: header_length, accepts: arrays::safetensors },
     Target { name: "record", growth: 64, repair: nothing, accepts: arrays::record },
     Target { name: "cache_file", growth: 64, repair: arrays::cache_sums, accepts: arrays::cache_file },
-    Target { name: "text_lines", growth: 8 * 1100, repair: texts::pack, accepts: texts::text_lines },
+    Target { name: "text_lines", growth: 512 * 1100, repair: texts::pack, accepts: texts::text_lines },
     Target { name: "csv", growth: 256 * 1100, repair: texts::pack, accepts: texts::csv },
     Target { name: "vocabulary", growth: 256 * 1100, repair: texts::pack, accepts: texts::vocabulary },
     Target { name: "text_json", growth: 256, repair: nothing, accepts: texts::text_json },

@@ -24,6 +24,12 @@ impl Encoding {
     }
 }
 
+/// The beginning of a text, quoted: for messages.
+pub(crate) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(60).collect();
+    format!("{start:?}{}", if start.len() < text.len() { " ..." } else { "" })
+}
+
 /// The lines of a file, without their ends (`\n` or `\r\n`), counted from 1.
 pub(crate) struct Lines {
     reader: Box<dyn BufRead>,
