@@ -159,6 +159,11 @@ pub(super) fn survives(files: &Files) -> bool {
             snapshot.model.are_finite();
         }
     }
+    for step in [0, 8, 19] {
+        // Whatever is there or not: nobody replaces it meanwhile.
+        let loaded = store.load_path(&dir.join(format!("model_iter-{step:010}")));
+        assert!(loaded.is_ok() || loaded.is_err_and(|error| !error.to_string().contains("was replaced")));
+    }
     let _ = store.index_fault();
     let _ = store.best(&Monitor::new("loss", Mode::Max));
     let latest = store.load_latest();
