@@ -182,6 +182,17 @@ mod tests {
         assert!(others.iter().all(|path| steps(path).iter().all(|&step| step < 120)));
     }
 
+    /// For: looking before opening, here and in the history.
+    #[cfg(unix)]
+    #[test]
+    fn a_fifo_is_an_error_and_no_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join(format!("{PREFIX}1.host")), dir.path().join("history.jsonl")];
+        assert!(std::process::Command::new("mkfifo").args(&paths).status().unwrap().success());
+        assert!(cut(dir.path(), 1, &[]).is_err());
+        assert!(crate::summary::History::load(dir.path()).is_err());
+    }
+
     #[test]
     fn steps_of_any_size_are_read() {
         let dir = tempfile::tempdir().unwrap();

@@ -158,5 +158,7 @@ mod tests {
         let error = all(b"ab\ncd\ne", Encoding::Utf8, 6).unwrap_err();
         assert!(error.to_string().contains("line 3: found more than 6 bytes"), "{error}");
         assert_eq!(Lines::open(Path::new("/no/such/file"), 1).err().unwrap().kind(), ErrorKind::Io);
+        // As everything else that is no file, which could make the reader wait for ever.
+        assert_eq!(Lines::open(Path::new("/"), 1).err().unwrap().kind(), ErrorKind::InvalidArgument);
     }
 }
