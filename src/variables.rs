@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::checkpoint::Tensors;
-use crate::data::Array;
+use crate::data::{Array, input_file};
 use crate::gradient_pool::GradientPool;
 use crate::nn::{Network, Part, PartMut, Visitor, VisitorMut, matches, variables};
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result};
@@ -136,7 +136,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let tensors = match path.is_dir() {
             true => self.reader(|store| store.load_path(path))?.model,
             false => {
-                let bytes = std::fs::read(path).map_err(|error| Error::io("read", path, error))?;
+                let bytes = input_file::read_whole(path, u64::MAX)?;
                 Tensors::from_bytes(bytes).map_err(|error| error.at(path.display()))?
             }
         };

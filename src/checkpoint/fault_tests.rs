@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::ErrorKind;
 use crate::checkpoint::faulty::FaultyDisk;
-use crate::checkpoint::fs::Disk;
+use crate::checkpoint::fs::{Disk, Storage};
 use crate::checkpoint::{Access, MetricValues, Mode, Monitor, Retention, Snapshot, State, Store, Tensors};
 
 fn dir() -> PathBuf {
@@ -211,6 +211,23 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
             assert_eq!(store.load_best(&Monitor::default()).unwrap().step, if loss == 0.05 { 2 } else { 1 });
         },
     );
+}
+
+/// It is no other process that replaces it.
+#[test]
+fn a_checkpoint_that_stays_without_a_state_is_damaged() {
+    for aside in [false, true] {
+        let disk = FaultyDisk::default();
+        save(&mut open(&disk), &snapshot(2, 0.25, Some(0.2)), 5).unwrap();
+        let path = dir().join("model_iter-0000000002");
+        disk.remove(&path.join("state.bin"));
+        if aside {
+            disk.rename(&path, &dir().join("replaced-0000000002")).unwrap();
+        }
+        let reader = Store::with_storage(Box::new(disk.clone()), dir(), Access::Read).unwrap();
+        let error = reader.load_path(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    }
 }
 
 /// While a checkpoint is read, another process saves its step again, or rotates it away: at every operation of the reader.

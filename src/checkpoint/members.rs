@@ -17,6 +17,8 @@ const TEMPORARY_INDEX: &str = ".tmp-ensemble";
 const LOCK: &str = "lock";
 /// The members of one save: with a number, so that a new save lies beside the old one until the index names it.
 const PREFIX: &str = "members-";
+/// How often an ensemble is read again that others replace meanwhile.
+const ATTEMPTS: usize = 8;
 /// Far above what the index of any ensemble needs.
 const LARGEST_INDEX: u64 = 1 << 26;
 
@@ -30,23 +32,34 @@ pub(crate) struct Members {
     pub(crate) rule: String,
 }
 
+/// What is in the index.
 #[derive(Serialize, Deserialize)]
-struct Index {
-    number: u64,
-    rule: String,
-    members: Vec<Entry>,
+pub(crate) struct Index {
+    pub(crate) number: u64,
+    pub(crate) rule: String,
+    pub(crate) members: Vec<Entry>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Entry {
-    step: u64,
-    weight: f64,
+pub(crate) struct Entry {
+    pub(crate) step: u64,
+    pub(crate) weight: f64,
     /// The member's files as its own state lists them, so that no member of another save can take its place.
-    files: Vec<(String, u64, u32)>,
+    pub(crate) files: Vec<(String, u64, u32)>,
+}
+
+impl Index {
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        seal(MAGIC, self)
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        open(MAGIC, bytes)
+    }
 }
 
 /// Opens the disk, once for each store.
-type Open<'a> = &'a dyn Fn() -> Box<dyn Storage>;
+pub(crate) type Open<'a> = &'a dyn Fn() -> Box<dyn Storage>;
 
 impl Members {
     /// Saves them in a directory, which is made if missing and whose earlier members are replaced: whoever reads it finds
@@ -77,7 +90,7 @@ impl Members {
         Self::load_from(&|| Box::new(Disk), dir)
     }
 
-    fn save_to(&self, disk: Open<'_>, dir: &Path) -> Result<()> {
+    pub(crate) fn save_to(&self, disk: Open<'_>, dir: &Path) -> Result<()> {
         let storage = disk();
         storage.create_dir_all(dir).map_err(|error| Error::io("make the directory", dir, error))?;
         let saved = numbered(&*storage, dir).map_err(|error| Error::io("list", dir, error))?;
@@ -140,20 +153,26 @@ impl Members {
         }
         sync(ours)?;
         sync(dir)?;
-        seal(MAGIC, &Index { number, rule: self.rule.clone(), members })
+        Index { number, rule: self.rule.clone(), members }.to_bytes()
     }
 
-    fn load_from(disk: Open<'_>, dir: &Path) -> Result<(Self, Vec<PathBuf>)> {
-        let path = dir.join(INDEX);
-        let bytes = disk().read(&path, LARGEST_INDEX).map_err(|error| {
-            let kind = match error.kind() {
-                io::ErrorKind::NotFound => ErrorKind::NotFound,
-                io::ErrorKind::InvalidData => ErrorKind::Corrupt,
-                _ => ErrorKind::Io,
-            };
-            Error::with_source(kind, format!("no ensemble can be read from {}", path.display()), error)
-        })?;
-        let index: Index = open(MAGIC, &bytes).map_err(|error| error.at(path.display()))?;
+    pub(crate) fn load_from(disk: Open<'_>, dir: &Path) -> Result<(Self, Vec<PathBuf>)> {
+        let mut before = read_index(disk, dir)?;
+        for _ in 0..ATTEMPTS {
+            let outcome = Self::load_listed(disk, dir, &before);
+            // A save that ends meanwhile takes the members away that the index named before it.
+            match read_index(disk, dir) {
+                Ok(now) if outcome.is_err() && now != before => before = now,
+                _ => return outcome,
+            }
+        }
+        let message = format!("{} was replaced {ATTEMPTS} times while it was read", dir.display());
+        Err(Error::new(ErrorKind::Io, message))
+    }
+
+    /// The members that the index lists.
+    fn load_listed(disk: Open<'_>, dir: &Path, index: &[u8]) -> Result<(Self, Vec<PathBuf>)> {
+        let index = Index::from_bytes(index).map_err(|error| error.at(dir.join(INDEX).display()))?;
         // Paths follow from numbers, so that no file can point elsewhere.
         let ours = dir.join(format!("{PREFIX}{}", index.number));
         let mut found = Self { snapshots: Vec::new(), weights: Vec::new(), rule: index.rule };
@@ -162,7 +181,15 @@ impl Members {
             let member = member_dir(&ours, place);
             let checkpoints = member.join("checkpoints");
             let path = checkpoints.join(dir_name(entry.step));
-            let snapshot = Store::with_storage(disk(), checkpoints, Access::Read)?.load_path(&path)?;
+            let snapshot = Store::with_storage(disk(), checkpoints, Access::Read)?.load_path(&path);
+            let snapshot = snapshot.map_err(|error| match error.kind() {
+                ErrorKind::NotFound => Error::with_source(
+                    ErrorKind::Corrupt,
+                    format!("member {place} of the ensemble in {} is missing", dir.display()),
+                    error,
+                ),
+                _ => error,
+            })?;
             if snapshot.step != entry.step || snapshot.state.files != entry.files {
                 let message = format!("{} is not the member that the index of the ensemble lists", path.display());
                 return Err(Error::new(ErrorKind::Corrupt, message));
@@ -173,6 +200,18 @@ impl Members {
         }
         Ok((found, dirs))
     }
+}
+
+fn read_index(disk: Open<'_>, dir: &Path) -> Result<Vec<u8>> {
+    let path = dir.join(INDEX);
+    disk().read(&path, LARGEST_INDEX).map_err(|error| {
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+            _ => ErrorKind::Io,
+        };
+        Error::with_source(kind, format!("no ensemble can be read from {}", path.display()), error)
+    })
 }
 
 fn member_dir(ours: &Path, place: usize) -> PathBuf {
@@ -279,6 +318,32 @@ mod tests {
             disk.set_bytes(&path, &bytes);
         }
         Members::load_from(&open, dir).unwrap();
+    }
+
+    #[test]
+    fn an_ensemble_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new_one() {
+        let dir = Path::new("/run/ensemble");
+        for n in 0.. {
+            let disk = FaultyDisk::default();
+            let open = || -> Box<dyn Storage> { Box::new(disk.clone()) };
+            let (old, new) = (members(0.25, 2), members(0.5, 3));
+            old.save_to(&open, dir).unwrap();
+            let other = disk.clone();
+            disk.meanwhile(n, move || members(0.5, 3).save_to(&|| Box::new(other.clone()), dir).unwrap());
+            let (found, _) = Members::load_from(&open, dir).unwrap_or_else(|error| panic!("operation {n}: {error}"));
+            assert!(same(&found, &old) || same(&found, &new), "operation {n}");
+            if disk.is_still_waiting() {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn a_missing_member_is_damage_and_no_missing_ensemble() {
+        let dir = tempfile::tempdir().unwrap();
+        members(0.5, 2).save(dir.path()).unwrap();
+        std::fs::remove_dir_all(dir.path().join("members-1/001")).unwrap();
+        assert_eq!(Members::load(dir.path()).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
     /// For: the files in the index.

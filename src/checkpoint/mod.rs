@@ -30,5 +30,6 @@ pub(crate) mod parsers {
     pub(crate) use super::faulty::FaultyDisk;
     pub(crate) use super::fs::Storage;
     pub(crate) use super::index::{from_bytes as index_from_bytes, to_bytes as index_to_bytes};
+    pub(crate) use super::members::Index as EnsembleIndex;
     pub(crate) use super::state::{metrics_from_bytes, metrics_to_bytes};
 }

@@ -175,11 +175,11 @@ impl Reader {
             return Err(corrupt(path, "is damaged: the checksum of its head and table is another"));
         }
         if words != fingerprint.as_bytes() {
+            let found: String = String::from_utf8_lossy(&words).chars().take(400).collect();
             let message = format!(
-                "the cache {} was made from other data or stages: found {:?}, expected {fingerprint:?}; delete it to have \
+                "the cache {} was made from other data or stages: found {found:?}, expected {fingerprint:?}; delete it to have \
                  it made again, or use another path",
-                path.display(),
-                String::from_utf8_lossy(&words)
+                path.display()
             );
             return Err(Error::new(ErrorKind::Mismatch, message));
         }

@@ -12,6 +12,9 @@ use crate::{Error, ErrorKind, Result};
 /// What the reader takes from the file at once.
 const BUFFER: usize = 1 << 16;
 
+/// How much of a header is in a message, in bytes.
+const MOST_SHOWN: usize = 1200;
+
 /// A table in a CSV file ([RFC 4180](https://www.rfc-editor.org/rfc/rfc4180)) with a type for every column that is wanted;
 /// a name that ends in `.gz` is unpacked. [`dataset`](Self::dataset) reads row by row; [`into_arrays`](Self::into_arrays)
 /// reads a table that fits in memory, which shuffles better.
@@ -183,8 +186,16 @@ impl Csv {
                 (Some(place), None) => rows.places.push(place),
                 (Some(_), Some(_)) => return Err(rows.error(name, "it is in the header twice".into())),
                 (None, _) => {
-                    let known: Vec<_> = rows.row.iter().take(50).map(shown).collect();
-                    return Err(rows.error(name, format!("it is not in the header, which has {}", known.join(", "))));
+                    let mut known = String::new();
+                    for name in rows.row.iter().map(shown) {
+                        if known.len() + name.len() > MOST_SHOWN {
+                            known.push_str(", ...");
+                            break;
+                        }
+                        known.push_str(if known.is_empty() { "" } else { ", " });
+                        known.push_str(&name);
+                    }
+                    return Err(rows.error(name, format!("it is not in the header, which has {known}")));
                 }
             }
         }

@@ -33,10 +33,11 @@ pub(crate) fn stream(path: &Path) -> Result<Box<dyn BufRead + Send>> {
     })
 }
 
-/// Whether a failed read means damage, or an operating system that refuses.
+/// Whether a failed read means damage, a way of packing that is not known, or an operating system that refuses.
 pub(crate) fn read_error_kind(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
         IoKind::InvalidInput | IoKind::InvalidData | IoKind::UnexpectedEof => ErrorKind::Corrupt,
+        IoKind::Unsupported => ErrorKind::Unsupported,
         _ => ErrorKind::Io,
     }
 }

@@ -13,7 +13,7 @@ mod flat_map;
 mod idx;
 #[cfg(feature = "image")]
 mod image_folder;
-mod input_file;
+pub(crate) mod input_file;
 mod interleave;
 mod mnist;
 mod npy;
@@ -49,6 +49,8 @@ pub use npz::read_npz;
 pub use own_source::Source;
 pub use padding::Padding;
 pub use record::Record;
+#[cfg(test)]
+pub(crate) use record_bytes::{read as record_from_bytes, write as record_to_bytes};
 pub use safetensors::read_safetensors;
 pub use signature::{InputSpec, Signature};
 pub use text_lines::{Encoding, TextLines};

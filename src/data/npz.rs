@@ -52,7 +52,7 @@ pub fn read_npz(path: impl AsRef<Path>) -> Result<Record> {
 fn zip_error(error: ZipError) -> Error {
     let kind = match &error {
         ZipError::Io(error) => input_file::read_error_kind(error),
-        ZipError::UnsupportedArchive(_) => ErrorKind::Unsupported,
+        ZipError::UnsupportedArchive(_) | ZipError::CompressionMethodNotSupported(_) => ErrorKind::Unsupported,
         _ => ErrorKind::Corrupt,
     };
     Error::with_source(kind, "cannot read the archive", error)

@@ -3,6 +3,7 @@
 //! A record is the number of its arrays (u32), and for each its name (u32 length, UTF-8), dtype (u8), rank (u32), dimensions
 //! (u64 each), and values; a text is its length (u32) and UTF-8. Everything is little-endian.
 
+use crate::data::array::element_count;
 use crate::data::{Array, Dtype, Element, Record};
 use crate::{Error, ErrorKind, Result};
 
@@ -103,15 +104,16 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record> {
     let mut record = Record::new();
     for _ in 0..reader.u32()? {
         let name = reader.text()?;
+        let shown: String = name.chars().take(60).collect();
         let code = reader.take(1)?[0];
         let rank = reader.u32()?;
         if rank > MOST_DIMS {
-            return Err(corrupt(format!("array {name:?} has {rank} dimensions, expected at most {MOST_DIMS}")));
+            return Err(corrupt(format!("array {shown:?} has {rank} dimensions, expected at most {MOST_DIMS}")));
         }
         let dims = (0..rank).map(|_| Ok(usize::try_from(reader.u64()?).unwrap_or(usize::MAX)));
         let dims = dims.collect::<Result<Vec<usize>>>()?;
-        let len = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-        let len = len.ok_or_else(|| corrupt(format!("array {name:?} of shape {dims:?} is impossible")))?;
+        let len =
+            element_count(&dims).ok_or_else(|| corrupt(format!("array {shown:?} of shape {dims:?} is impossible")))?;
         let array = match code {
             0 => Array::new(dims, reader.numbers(len, f32::from_le_bytes)?),
             1 => Array::new(dims, reader.numbers(len, f64::from_le_bytes)?),
@@ -121,7 +123,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Record> {
             5 => Array::new(dims, reader.take(len)?.iter().map(|&byte| byte != 0).collect::<Vec<bool>>()),
             // Collected one by one, since a text takes at least four bytes: never more than the bytes allow.
             6 => Array::new(dims, (0..len).map(|_| reader.text()).collect::<Result<Vec<String>>>()?),
-            _ => return Err(corrupt(format!("array {name:?} has the unknown dtype {code}"))),
+            _ => return Err(corrupt(format!("array {shown:?} has the unknown dtype {code}"))),
         }?;
         record.insert(name, array);
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use safetensors::tensor::{Dtype as Stored, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype as Stored, SafeTensorError, SafeTensors, TensorView};
 
 use crate::data::array::element_count;
 use crate::data::{Array, Element, Record, input_file};
@@ -22,7 +22,11 @@ pub fn read_safetensors(path: impl AsRef<Path>) -> Result<Record> {
 }
 
 fn parse(bytes: &[u8]) -> Result<Record> {
-    let corrupt = |error| Error::with_source(ErrorKind::Corrupt, "not a whole safetensors file", error);
+    let corrupt = |error: SafeTensorError| {
+        // It quotes what it found, at any length.
+        let cause: String = error.to_string().chars().take(300).collect();
+        Error::with_source(ErrorKind::Corrupt, "not a whole safetensors file", cause)
+    };
     // Of two entries with one name the last one counts, and the reader refuses a file with bytes that belong to none.
     let file = SafeTensors::deserialize(bytes).map_err(corrupt)?;
     let mut tensors: Vec<_> = file.iter().collect();

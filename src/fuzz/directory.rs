@@ -75,7 +75,9 @@ pub(super) fn damage(files: &mut Files, mutator: &mut Mutator) {
                 let other = files[&other].clone();
                 let bytes = files.get_mut(&path).unwrap();
                 let is_sealed = path.extension().is_some_and(|extension| extension == "bin")
-                    || path.starts_with("elistimator_meta");
+                    || path
+                        .file_name()
+                        .is_some_and(|name| name == "elistimator_meta" || name == "elistimator_ensemble");
                 mutator.mutate(bytes, &other);
                 if is_sealed && bytes.len() >= 16 && !mutator.one_in(4) {
                     let end = bytes.len() - 4;
@@ -156,6 +158,11 @@ pub(super) fn survives(files: &Files) -> bool {
         if let Ok(snapshot) = loaded {
             snapshot.model.are_finite();
         }
+    }
+    for step in [0, 8, 19] {
+        // Whatever is there or not: nobody replaces it meanwhile.
+        let loaded = store.load_path(&dir.join(format!("model_iter-{step:010}")));
+        assert!(loaded.is_ok() || loaded.is_err_and(|error| !error.to_string().contains("was replaced")));
     }
     let _ = store.index_fault();
     let _ = store.best(&Monitor::new("loss", Mode::Max));

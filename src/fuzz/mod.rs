@@ -1,12 +1,17 @@
 //! Fuzzing of every reader of bytes: mutated files, with their checksums put right, so that what lies behind is reached.
 //!
 //! `ELISTIMATOR_FUZZ=10000000 ELISTIMATOR_FUZZ_SEED=1 cargo test --release --lib fuzz -- --test-threads 1 --nocapture` runs
-//! ten million executions; without the first, twenty thousand run among the other tests, always the same ones. A failure says
+//! ten million executions, and with `ELISTIMATOR_FUZZ_ONLY=npy,csv` of these alone; without the first, twenty thousand run among the other tests, always the same ones. A failure says
 //! which input it was and leaves it in `target/fuzz`: put it into `tests/fixtures/corpus` with the fix, where it is run for ever.
 
+mod arrays;
 mod directory;
+mod ensemble;
+#[cfg(feature = "image")]
+mod images;
 mod mutator;
 mod targets;
+mod texts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
@@ -77,21 +82,32 @@ fn fuzz(executions: u64, seed: u64, measure: bool, done: &AtomicU64) {
     let seeds: Vec<Vec<Vec<u8>>> = TARGETS.iter().map(corpus).collect();
     let mut pools = seeds.clone();
     let checkpoints = directory::read(&fixtures().join("format-1/checkpoints"));
-    let (mut runs, mut accepted) = ([0u64; TARGETS.len() + 1], [0u64; TARGETS.len() + 1]);
+    let ensemble = directory::read(&fixtures().join("ensemble"));
+    let (mut runs, mut accepted) = ([0u64; TARGETS.len() + 2], [0u64; TARGETS.len() + 2]);
+    let only = std::env::var("ELISTIMATOR_FUZZ_ONLY").ok();
+    let is_chosen = |name: &str| only.as_ref().is_none_or(|only| only.split(',').any(|chosen| chosen == name));
+    let chosen: Vec<usize> = (0..TARGETS.len()).filter(|&which| is_chosen(TARGETS[which].name)).collect();
     for number in 0..executions {
         done.store(number, Ordering::Relaxed);
-        if number % 16 == 0 {
-            let mut files = checkpoints.clone();
-            directory::damage(&mut files, &mut mutator);
-            let survives = catch_unwind(AssertUnwindSafe(|| directory::survives(&files)));
-            runs[TARGETS.len()] += 1;
-            accepted[TARGETS.len()] += u64::from(survives.unwrap_or_else(|panic| {
-                eprintln!("directory {number} of seed {seed}: {:?}", files.keys());
-                resume_unwind(panic)
-            }));
-            continue;
+        if number % 16 == 0 || chosen.is_empty() {
+            // Which of them takes turns, where both are chosen.
+            let is_ensemble = is_chosen("ensemble") && (number % 32 == 0 || !is_chosen("directory"));
+            if is_ensemble || is_chosen("directory") {
+                let mut files = if is_ensemble { ensemble.clone() } else { checkpoints.clone() };
+                let damage = if is_ensemble { ensemble::damage } else { directory::damage };
+                damage(&mut files, &mut mutator);
+                let survives = if is_ensemble { ensemble::survives } else { directory::survives };
+                let outcome = catch_unwind(AssertUnwindSafe(|| survives(&files)));
+                let which = TARGETS.len() + usize::from(is_ensemble);
+                runs[which] += 1;
+                accepted[which] += u64::from(outcome.unwrap_or_else(|panic| {
+                    eprintln!("directory {number} of seed {seed}: {:?}", files.keys());
+                    resume_unwind(panic)
+                }));
+                continue;
+            }
         }
-        let which = mutator.below(TARGETS.len());
+        let which = *mutator.pick(&chosen);
         let target = &TARGETS[which];
         let from = if mutator.one_in(2) { &seeds[which] } else { &pools[which] };
         let (mut input, other) = (mutator.pick(from).clone(), mutator.pick(&seeds[which]).clone());
@@ -108,7 +124,10 @@ fn fuzz(executions: u64, seed: u64, measure: bool, done: &AtomicU64) {
             }
         }
     }
-    for (which, name) in TARGETS.iter().map(|target| target.name).chain(["directory"]).enumerate() {
+    for (which, name) in TARGETS.iter().map(|target| target.name).chain(["directory", "ensemble"]).enumerate() {
+        if !is_chosen(name) {
+            continue;
+        }
         println!("{name:17} {:9} executions, {:9} accepted", runs[which], accepted[which]);
         // Neither may all be refused, which would test the checksum alone, nor all pass.
         assert!(executions < 10_000 || (0 < accepted[which] && accepted[which] < runs[which]), "{name}");
@@ -117,11 +136,12 @@ fn fuzz(executions: u64, seed: u64, measure: bool, done: &AtomicU64) {
 
 #[test]
 fn the_corpus_is_read_or_refused() {
-    for target in &TARGETS {
+    for target in TARGETS {
         let accepted = corpus(target).iter().filter(|input| run(target, input, false)).count();
         assert!(accepted > 0, "{}", target.name);
     }
     assert!(directory::survives(&directory::read(&fixtures().join("format-1/checkpoints"))));
+    assert!(ensemble::survives(&directory::read(&fixtures().join("ensemble"))));
 }
 
 #[test]

@@ -1,16 +1,20 @@
 //! What is fuzzed: every reader of bytes, with what must hold for what it accepts.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "image")]
+use super::images;
 use super::mutator::Mutator;
+use super::{arrays, texts};
 use crate::checkpoint::parsers::{index_from_bytes, index_to_bytes, metrics_from_bytes, metrics_to_bytes};
 use crate::checkpoint::{Monitor, State, Tensors};
 use crate::data::{Array, Record, Signature, parse_idx};
 use crate::optim::{EarlyStopping, Schedule};
-use crate::summary::History;
+use crate::summary::{History, without_events};
+use crate::{ErrorKind, Result};
 
 /// One reader.
 pub(super) struct Target {
@@ -24,7 +28,7 @@ pub(super) struct Target {
     pub(super) accepts: fn(&[u8]) -> bool,
 }
 
-pub(super) const TARGETS: [Target; 9] = [
+pub(super) const TARGETS: &[Target] = &[
     Target { name: "state", growth: 24, repair: seal, accepts: state },
     Target { name: "metrics", growth: 24, repair: seal, accepts: metrics },
     Target { name: "index", growth: 24, repair: seal, accepts: index },
@@ -35,7 +39,46 @@ pub(super) const TARGETS: [Target; 9] = [
     // A deflated byte unpacks to a thousand.
     Target { name: "idx_gz", growth: 8 * 1100, repair: nothing, accepts: idx_gz },
     Target { name: "history", growth: 64, repair: nothing, accepts: history },
+    Target { name: "npy", growth: 16, repair: arrays::npy_header, accepts: arrays::npy },
+    Target { name: "npz", growth: 16 * 1100, repair: arrays::archive, accepts: arrays::npz },
+    Target { name: "safetensors", growth: 64, repair: header_length, accepts: arrays::safetensors },
+    Target { name: "record", growth: 64, repair: nothing, accepts: arrays::record },
+    Target { name: "cache_file", growth: 64, repair: arrays::cache_sums, accepts: arrays::cache_file },
+    Target { name: "text_lines", growth: 512 * 1100, repair: texts::pack, accepts: texts::text_lines },
+    Target { name: "csv", growth: 256 * 1100, repair: texts::pack, accepts: texts::csv },
+    Target { name: "vocabulary", growth: 256 * 1100, repair: texts::pack, accepts: texts::vocabulary },
+    Target { name: "text_json", growth: 256, repair: nothing, accepts: texts::text_json },
+    Target { name: "glove", growth: 64 * 1100, repair: texts::pack, accepts: texts::glove },
+    Target { name: "conll", growth: 256 * 1100, repair: texts::pack, accepts: texts::conll },
+    Target { name: "words_and_tags", growth: 256, repair: nothing, accepts: texts::words_and_tags },
+    Target { name: "events", growth: 8, repair: nothing, accepts: events },
+    #[cfg(feature = "image")]
+    Target { name: "image", growth: 64, repair: images::checksums, accepts: images::image },
 ];
+
+/// The longest message of an error that a person wants to read.
+const LONGEST_MESSAGE: usize = 2000;
+
+/// What was read, unless it was refused: in few words, and because of the bytes.
+pub(super) fn taken<T>(result: Result<T>) -> Option<T> {
+    result
+        .map_err(|error| {
+            use ErrorKind::{Corrupt, Data, Mismatch, Unsupported};
+            assert!(matches!(error.kind(), Corrupt | Data | Mismatch | Unsupported), "{:?}: {error}", error.kind());
+            let length = error.to_string().len();
+            let start: String = error.to_string().chars().take(LONGEST_MESSAGE).collect();
+            assert!(length <= LONGEST_MESSAGE, "a message of {length} bytes: {start}");
+        })
+        .ok()
+}
+
+/// The path of a file with these bytes; the next one of this thread takes its place.
+pub(super) fn on_disk(name: &str, bytes: &[u8]) -> PathBuf {
+    thread_local!(static DIR: tempfile::TempDir = tempfile::tempdir().unwrap());
+    let path = DIR.with(|dir| dir.path().join(name));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
 
 fn nothing(_: &mut Vec<u8>, _: &mut Mutator) {}
 
@@ -171,4 +214,21 @@ fn history(bytes: &[u8]) -> bool {
         let _ = history.to_csv();
     }
     !history.records().is_empty()
+}
+
+/// Events in a file of which a resumed run cuts the end off.
+fn events(bytes: &[u8]) -> bool {
+    let kept = |bytes: &[u8], first_step| {
+        let mut out = Vec::new();
+        let cut = without_events(&mut &*bytes, first_step, &mut out).ok()?;
+        Some((out, cut))
+    };
+    let Some((all, _)) = kept(bytes, u64::MAX) else { return false };
+    // Without anything to be cut, it is the file up to the last whole record.
+    assert!(bytes.starts_with(&all));
+    let (fewer, cut) = kept(bytes, 120).unwrap();
+    assert_eq!(fewer.len() < all.len(), cut);
+    // A second time there is nothing left to be cut.
+    assert_eq!(kept(&fewer, 120), Some((fewer, false)));
+    cut
 }

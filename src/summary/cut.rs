@@ -27,35 +27,45 @@ pub(crate) fn cut(dir: &Path, first_step: u64, open: &[PathBuf]) -> Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         other => other.map_err(|error| Error::io("list", dir, error))?,
     };
+    let mut outcome = Ok(());
     for entry in entries {
         let path = entry.map_err(|error| Error::io("list", dir, error))?.path();
         let is_ours = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(PREFIX));
         if is_ours && !open.contains(&path) {
-            cut_file(&path, first_step).map_err(|error| Error::io("rewrite", &path, error))?;
+            // One that cannot be cut is no reason to leave the others as they are.
+            let cut = cut_file(&path, first_step).map_err(|error| Error::io("rewrite", &path, error));
+            outcome = outcome.and(cut);
         }
     }
-    Ok(())
+    outcome
 }
 
 fn cut_file(path: &Path, first_step: u64) -> io::Result<()> {
-    let mut has_any = false;
-    let mut reader = BufReader::new(File::open(path)?);
-    while let Some(step) = copy_record(&mut reader, first_step, &mut io::sink())? {
-        has_any |= step >= first_step;
+    // Looked at first, since opening a FIFO would wait for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file"));
     }
-    if !has_any {
+    if !without_events(&mut BufReader::new(File::open(path)?), first_step, &mut io::sink())? {
         return Ok(());
     }
     let dir = path.parent().unwrap_or(Path::new("."));
     // Its name must not look like an event file to a reader that is watching.
     let mut new = BufWriter::new(tempfile::NamedTempFile::new_in(dir)?);
-    let mut reader = BufReader::new(File::open(path)?);
-    while copy_record(&mut reader, first_step, &mut new)?.is_some() {}
+    without_events(&mut BufReader::new(File::open(path)?), first_step, &mut new)?;
     let new = new.into_inner().map_err(io::IntoInnerError::into_error)?;
     fs::set_permissions(new.path(), fs::metadata(path)?.permissions())?;
     new.as_file().sync_data()?;
     new.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Copies the records before `first_step`, and says whether there are others.
+pub(crate) fn without_events(reader: &mut impl Read, first_step: u64, out: &mut impl Write) -> io::Result<bool> {
+    let mut has_any = false;
+    while let Some(step) = copy_record(reader, first_step, out)? {
+        has_any |= step >= first_step;
+    }
+    Ok(has_any)
 }
 
 /// Reads a record, writes it where it is before `first_step`, and returns its step; `None` at the end, also at one that a
@@ -165,8 +175,22 @@ mod tests {
             assert!(path.exists(), "{at}");
         }
         fs::write(&path, [0xff; 100]).unwrap();
-        assert!(cut(dir.path(), 1, &[]).is_err());
+        let others = [written(dir.path(), 1, 1..5), written(dir.path(), 2, 1..5), written(dir.path(), 3, 1..5)];
+        assert!(cut(dir.path(), 120, &[]).is_err());
         assert_eq!(fs::read(&path).unwrap(), [0xff; 100]);
+        // The others are cut all the same.
+        assert!(others.iter().all(|path| steps(path).iter().all(|&step| step < 120)));
+    }
+
+    /// For: looking before opening, here and in the history.
+    #[cfg(unix)]
+    #[test]
+    fn a_fifo_is_an_error_and_no_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = [dir.path().join(format!("{PREFIX}1.host")), dir.path().join("history.jsonl")];
+        assert!(std::process::Command::new("mkfifo").args(&paths).status().unwrap().success());
+        assert!(cut(dir.path(), 1, &[]).is_err());
+        assert!(crate::summary::History::load(dir.path()).is_err());
     }
 
     #[test]

@@ -298,7 +298,12 @@ fn parse(line: &[u8]) -> Option<Record> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::open(path).map_err(|error| match error.kind() {
+    // Looked at first, since opening a FIFO would wait for a writer.
+    let found = fs::metadata(path).and_then(|found| match found.is_file() {
+        true => File::open(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a regular file")),
+    });
+    found.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => {
             Error::with_source(ErrorKind::NotFound, format!("there is no history {}", path.display()), error)
         }

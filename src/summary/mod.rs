@@ -19,6 +19,8 @@ mod tensor;
 mod writer;
 
 pub(crate) use cut::cut;
+#[cfg(test)]
+pub(crate) use cut::without_events;
 pub use event_writer::EventWriter;
 pub use histogram::Histogram;
 pub use history::{History, HistoryWriter, Record};

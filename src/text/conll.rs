@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::data::Encoding;
-use crate::text::lines::Lines;
+use crate::text::lines::{Lines, shown};
 use crate::text::{Sentence, Separator};
 use crate::{Error, ErrorKind, Result};
 
@@ -102,10 +102,14 @@ impl Conll {
             let cells = self.separator.cells(&line);
             if cells.len() != *width.get_or_insert(cells.len()) {
                 let expected = width.unwrap_or_default();
-                return Err(lines.corrupt(format!("found {} columns, expected {expected}: {line:?}", cells.len())));
+                return Err(lines.corrupt(format!(
+                    "found {} columns, expected {expected}: {}",
+                    cells.len(),
+                    shown(&line)
+                )));
             }
             if let Some(empty) = cells.iter().position(|cell| cell.is_empty()) {
-                return Err(lines.corrupt(format!("column {empty}, counted from 0, is empty: {line:?}")));
+                return Err(lines.corrupt(format!("column {empty}, counted from 0, is empty: {}", shown(&line))));
             }
             columns.resize_with(cells.len(), Vec::new);
             columns.iter_mut().zip(cells).for_each(|(column, cell)| column.push(cell.to_owned()));

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::data::Array;
 use crate::text::Vocabulary;
-use crate::text::lines::Lines;
+use crate::text::lines::{Lines, shown};
 use crate::text::vocabulary::stable_hash;
 use crate::{Error, ErrorKind, Result};
 
@@ -203,7 +203,7 @@ fn parse(numbers: &[u8], dimension: usize) -> std::result::Result<Vec<f32>, Stri
             Some(value) if value.is_finite() => vector.push(value),
             _ => {
                 let found = String::from_utf8_lossy(number);
-                return Err(format!("found {found:?} as number {} of {dimension}", index + 1));
+                return Err(format!("found {} as number {} of {dimension}", shown(&found), index + 1));
             }
         }
     }

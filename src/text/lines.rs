@@ -1,12 +1,11 @@
 //! Text files line by line, gzipped or not, with every length bounded.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::data::Encoding;
+use crate::data::{Encoding, input_file};
 use crate::{Error, ErrorKind, Result};
 
 /// Longer lines are refused: a file without line ends must not fill the memory.
@@ -25,6 +24,12 @@ impl Encoding {
     }
 }
 
+/// The beginning of a text, quoted: for messages.
+pub(crate) fn shown(text: &str) -> String {
+    let start: String = text.chars().take(60).collect();
+    format!("{start:?}{}", if start.len() < text.len() { " ..." } else { "" })
+}
+
 /// The lines of a file, without their ends (`\n` or `\r\n`), counted from 1.
 pub(crate) struct Lines {
     reader: Box<dyn BufRead>,
@@ -38,8 +43,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// Opens a file of which at most `limit` unpacked bytes are read; one that is longer is an error.
     pub(crate) fn open(path: &Path, limit: u64) -> Result<Self> {
-        let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-        let mut reader = BufReader::with_capacity(1 << 16, file);
+        let mut reader = BufReader::with_capacity(1 << 16, input_file::open(path)?);
         let packed = reader.fill_buf().map_err(|error| Error::io("read", path, error))?.starts_with(&[0x1f, 0x8b]);
         let reader: Box<dyn BufRead> = match packed {
             true => Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(reader))),
@@ -154,5 +158,7 @@ mod tests {
         let error = all(b"ab\ncd\ne", Encoding::Utf8, 6).unwrap_err();
         assert!(error.to_string().contains("line 3: found more than 6 bytes"), "{error}");
         assert_eq!(Lines::open(Path::new("/no/such/file"), 1).err().unwrap().kind(), ErrorKind::Io);
+        // As everything else that is no file, which could make the reader wait for ever.
+        assert_eq!(Lines::open(Path::new("/"), 1).err().unwrap().kind(), ErrorKind::InvalidArgument);
     }
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::text::lines::shown;
 use crate::{Error, ErrorKind, Result};
 
 /// How chunks such as names are written as one tag for each token. `O` is a token outside of all chunks; in a chunk of type
@@ -34,7 +35,7 @@ impl<'a> Tag<'a> {
             None if tag == "O" => Ok(Self::Outside),
             Some(("B", kind)) if !kind.is_empty() => Ok(Self::Begin(kind)),
             Some(("I", kind)) if !kind.is_empty() => Ok(Self::Inside(kind)),
-            _ => Err(format!("found the tag {tag:?}, expected O, B-TYPE or I-TYPE")),
+            _ => Err(format!("found the tag {}, expected O, B-TYPE or I-TYPE", shown(tag))),
         }
     }
 
@@ -82,13 +83,15 @@ impl TagScheme {
 
     /// Whether the tag starts a chunk; `continues` where the token before has the same type.
     fn starts(self, tag: Tag<'_>, continues: bool) -> std::result::Result<bool, String> {
+        // A damaged file can have any text here.
+        let kind: String = tag.kind().unwrap_or_default().chars().take(60).collect();
         match (self, tag) {
             (_, Tag::Outside) => Ok(false),
-            (Self::Io, Tag::Begin(kind)) => Err(format!("found the tag B-{kind}, IO has none that begin with B")),
-            (Self::Iob1, Tag::Begin(kind)) if !continues => {
+            (Self::Io, Tag::Begin(_)) => Err(format!("found the tag B-{kind}, IO has none that begin with B")),
+            (Self::Iob1, Tag::Begin(_)) if !continues => {
                 Err(format!("found the tag B-{kind} not right after a tag of {kind}, where IOB1 has I-{kind}"))
             }
-            (Self::Iob2, Tag::Inside(kind)) if !continues => {
+            (Self::Iob2, Tag::Inside(_)) if !continues => {
                 Err(format!("found the tag I-{kind} not right after a tag of {kind}, where IOB2 has B-{kind}"))
             }
             (_, Tag::Begin(_)) => Ok(true),

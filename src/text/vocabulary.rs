@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::data::Array;
 use crate::data::Encoding;
 use crate::text::TokenCounts;
-use crate::text::lines::{LARGEST_FILE, Lines};
+use crate::text::lines::{LARGEST_FILE, Lines, shown};
 use crate::{Error, ErrorKind, Result};
 
 /// The most ids that a vocabulary has: 2^24, an order of magnitude more than any published one.
@@ -116,7 +116,7 @@ impl VocabularyBuilder {
             tokens.push(token);
         }
         self.number(tokens, |token, first, second| {
-            let message = format!("line {}: {token:?} is in line {} already", second + 1, first + 1);
+            let message = format!("line {}: {} is in line {} already", second + 1, shown(token), first + 1);
             Error::new(ErrorKind::Corrupt, message)
         })
         .map_err(|error| error.at(path.display()))
@@ -130,7 +130,7 @@ impl VocabularyBuilder {
     pub fn from_tokens<S: Into<String>>(self, tokens: impl IntoIterator<Item = S>) -> Result<Vocabulary> {
         // One more than can be: an endless iterator ends in an error.
         self.number(tokens.into_iter().take(LARGEST + 1).map(Into::into).collect(), |token, first, second| {
-            let message = format!("token {second} of the vocabulary: {token:?} is token {first} already");
+            let message = format!("token {second} of the vocabulary: {} is token {first} already", shown(token));
             Error::new(ErrorKind::InvalidArgument, message)
         })
     }
@@ -332,8 +332,9 @@ impl Vocabulary {
     fn known(&self, token: &str, place: usize) -> Result<i64> {
         self.id(token).ok_or_else(|| {
             let message = format!(
-                "{token:?} at place {place} is not among the {} tokens of the vocabulary, which has neither an unknown \
+                "{} at place {place} is not among the {} tokens of the vocabulary, which has neither an unknown \
                  token nor buckets",
+                shown(token),
                 self.size()
             );
             Error::new(ErrorKind::Data, message)

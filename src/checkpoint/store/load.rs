@@ -106,6 +106,7 @@ impl Store {
             _ => None,
         };
         let mut before = order();
+        let mut missing = None;
         for _ in 0..ATTEMPTS {
             let outcome = self.load_once(path);
             let after = order();
@@ -113,13 +114,23 @@ impl Store {
                 after.is_none() && outcome.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound);
             // Between the two renames of such a save the old one counts.
             let aside = replaced.as_ref().filter(|aside| is_missing && self.storage.kind(aside).is_ok());
-            if let Some(Ok(snapshot)) = aside.map(|aside| self.load_path(aside)) {
-                return Ok(snapshot);
+            match aside.map(|aside| self.load_path(aside)) {
+                Some(Ok(snapshot)) => return Ok(snapshot),
+                Some(Err(error)) => missing = Some(error),
+                None => {}
             }
             if after == before && (!is_missing || (aside.is_none() && self.is_gone(path))) {
                 return outcome;
             }
+            if is_missing && aside.is_none() {
+                missing = outcome.err();
+            }
             before = after;
+        }
+        // Nobody replaces it: it stays without a state.
+        if let Some(error) = missing.filter(|_| before.is_none()) {
+            let message = format!("{} is not a whole checkpoint", path.display());
+            return Err(Error::with_source(ErrorKind::Corrupt, message, error));
         }
         let message = format!("{} was replaced {ATTEMPTS} times while it was read", path.display());
         Err(Error::new(ErrorKind::Io, message))
