@@ -1,104 +1,208 @@
 #!/usr/bin/env bash
-# Runs everything that needs a GPU, and writes what came out to docs/gpu-results.md:
+# Runs everything that needs a GPU, in about ten minutes, and writes what came out to docs/gpu-results.md:
 #
 #   scripts/gpu-check.sh                  # on a machine with an NVIDIA GPU, a CUDA toolkit and Rust
 #   scripts/gpu-check.sh --build DIR      # only builds, into DIR, for a machine without Rust; carry DIR there and
 #   DIR/gpu-check.sh --run DIR            # run it there: the page is written to DIR/gpu-results.md
+#
+# The machine that runs needs a driver of the toolkit's version or newer, and the toolkit's libraries (cuBLAS, cuRAND, NVRTC):
+# in DIR/lib, in /usr/local/cuda/lib64, or in Python's packages, as PyTorch brings them. With PyTorch there (as the python3
+# that is found, or as $PYTHON) its rates are measured beside ours; with compute-sanitizer, memory is checked.
+# The exit status is 1 if anything failed, or if there is no GPU.
 set -euo pipefail
 
-# The programs of a check: tests that run on every device, by the name of their file.
-tests=(cuda_driver)
-# An example with its arguments.
+# The programs of a check: tests that run on every device, by the name of their file, and examples.
+tests=(cuda_driver cuda_memory)
+examples=(mnist workload)
+workloads=(cnn mlp lstm)
+# What the network of the MNIST example must reach after its epochs: 0.984 on the CPU.
 mnist_arguments=(--device cuda:0 --epochs 5 --seed 7)
+mnist_accuracy=0.980
+# Seconds after which a part is given up.
+limit=${GPU_CHECK_LIMIT:-600}
+
+usage() {
+  echo "usage: gpu-check.sh [--build DIR | --run DIR]" >&2
+  exit 2
+}
+
+# compiled KIND NAME: builds a test or an example, and prints where its program is
+compiled() {
+  local command=(build)
+  [ "$1" = test ] && command=(test --no-run)
+  cargo "${command[@]}" --profile "${GPU_CHECK_PROFILE:-release}" --features cuda "--$1" "$2" \
+    --message-format json-render-diagnostics |
+    python3 -c 'import json, sys
+found = [json.loads(line) for line in sys.stdin]
+programs = [m["executable"] for m in found if m.get("executable") and m["target"]["name"] == sys.argv[1]]
+print(programs[-1])' "$2"
+}
 
 build() {
-  local to=$1 repository
+  local to=$1 repository name program
   repository=$(cd "$(dirname "$0")/.." && pwd)
   cd "$repository"
   source scripts/cuda-toolkit.sh
-  mkdir -p "$to"
-  local test
-  for test in "${tests[@]}"; do
-    cargo test --release --features cuda --test "$test" --no-run --message-format json |
-      python3 -c 'import json, sys
-for line in sys.stdin:
-    message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == sys.argv[1]: print(message["executable"])' "$test" |
-      tail -n 1 | xargs -I{} cp {} "$to/test-$test"
+  for name in "${tests[@]}"; do
+    program=$(compiled test "$name")
+    cp "$program" "$to/test-$name"
   done
-  if [ -e examples/mnist.rs ]; then
-    cargo build --release --features cuda --example mnist
-    cp target/release/examples/mnist "$to/mnist"
-    mkdir -p "$to/data" && cp examples/data/mnist/*.gz "$to/data/"
-  fi
-  strip "$to"/test-* "$to"/mnist 2> /dev/null || true
-  git rev-parse --short HEAD > "$to/commit"
-  cp scripts/gpu-check.sh "$to/"
+  for name in "${examples[@]}"; do
+    program=$(compiled example "$name")
+    cp "$program" "$to/$name"
+  done
+  strip "$to"/test-* "${examples[@]/#/$to/}"
+  mkdir -p "$to/data" "$to/peers"
+  cp examples/data/mnist/*.gz "$to/data/"
+  cp benches/peers/measure.py benches/peers/pytorch.py "$to/peers/"
+  { git rev-parse --short HEAD && git status --porcelain -- src tests examples benches Cargo.lock; } |
+    awk 'NR == 1 { commit = $0 } END { print commit (NR > 1 ? " with changes" : "") }' > "$to/commit"
+  # In a checkout elsewhere it may be the same file.
+  cp scripts/gpu-check.sh "$to/gpu-check.sh"
 }
 
-# section TITLE COMMAND...: runs a command and puts its last lines on the page
+# libraries FOLDER: lets the programs there find the toolkit's libraries, or says which they do not find
+libraries() {
+  local folder missing
+  for folder in "$1/lib" /usr/local/cuda/lib64 $("$python" -c 'import glob, site
+for place in [*site.getsitepackages(), site.getusersitepackages()]: print(*glob.glob(place + "/nvidia/*/lib"), sep="\n")' \
+    2> /dev/null); do
+    [ -d "$folder" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+  done
+  export LD_LIBRARY_PATH
+  missing=$({ ldd "$1"/test-* "${examples[@]/#/$1/}" 2> /dev/null || true; } | awk '/not found/ { print $1 }' | sort -u)
+  if [ -n "$missing" ]; then
+    echo "gpu-check.sh: these libraries were not found; put them into $1/lib:" $missing >&2
+    exit 1
+  fi
+}
+
+# section TITLE COMMAND...: runs a command, and keeps its result for the table and its last lines for the page
 section() {
-  local title=$1 status=passed start=$SECONDS log
+  local title=$1 status=passed start=$SECONDS
   shift
-  log=$(mktemp)
   echo "== $title" >&2
-  "$@" > "$log" 2>&1 || status="FAILED with status $?"
+  "$@" > "$log" 2>&1 || status="**failed** with status $?"
+  echo "| $title | $status | $((SECONDS - start)) s |" >> "$table"
   {
-    printf '\n## %s: %s, %d s\n\n```\n' "$title" "$status" $((SECONDS - start))
-    tail -n 40 "$log"
+    printf '\n## %s\n\n%s, %d s\n\n```\n' "$title" "$status" $((SECONDS - start))
+    # Without what a progress bar wrote over, and whatever would end the block.
+    tr '\r' '\n' < "$log" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/```//g' | grep -v '^ *$' | tail -n 40
     printf '```\n'
-  } >> "$page"
-  case $status in FAILED*) failed=1 ;; esac
-  rm -f "$log"
+  } >> "$details"
+  [ "$status" = passed ] || failed=1
+}
+
+# mnist: trains the network, and fails where it does not learn
+mnist() {
+  local directory accuracy
+  directory=$(mktemp -d)
+  timeout "$limit" ./mnist "${mnist_arguments[@]}" --data ./data --model-dir "$directory" | tee "$directory/output"
+  accuracy=$(sed -n 's/^best:.*accuracy=\([0-9.]*\).*/\1/p' "$directory/output")
+  rm -rf "$directory"
+  echo "accuracy ${accuracy:-unknown}, expected at least $mnist_accuracy"
+  awk -v found="${accuracy:-0}" -v expected="$mnist_accuracy" 'BEGIN { exit !(found + 0 >= expected + 0) }'
+}
+
+# rate NAME COMMAND...: runs a benchmark; a line of the table of rates from the JSON that it prints last
+rate() {
+  local name=$1 line status=0
+  shift
+  line=$(timeout "$limit" "$@" 2> "$log.errors" | tail -n 1) || status=$?
+  if [ $status -ne 0 ]; then
+    echo "$workload, $name: status $status:"
+    tr '\r' '\n' < "$log.errors" | tail -n 3
+    echo
+    return 1
+  fi
+  median() { sed -n "s/.*\"$1_steps_per_second\": {\"median\": \([0-9.]*\).*/\1/p" <<< "$line"; }
+  printf '%-10s %-44s %12s %12s\n' "$workload" "$name" "$(median train)" "$(median eval)"
+  [ -n "$(median train)" ]
+}
+
+# rates: steps per second of every workload, ours and PyTorch's
+rates() {
+  local workload status=0
+  printf '%-10s %-44s %12s %12s\n' workload program 'train/s' 'eval/s'
+  for workload in "${workloads[@]}"; do
+    rate elistimator ./workload "$workload" --device cuda:0 --model-dir "$(mktemp -d)" || status=1
+    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+      local torch=("$python" peers/pytorch.py "$workload" eager --device cuda)
+      rate "PyTorch, loss read in every step" "${torch[@]}" || status=1
+      rate "PyTorch, loss read in every 50th step" "${torch[@]}" --read-every 50 || status=1
+    else
+      echo "$workload: PyTorch with CUDA was not found"
+    fi
+  done
+  return $status
 }
 
 run() {
-  local from=$1 test
-  page=$from/gpu-results.md failed=0
+  local from=$1 test folder page=$1/gpu-results.md failed=0 python=${PYTHON:-python3} log table details
   cd "$from"
-  if ! command -v nvidia-smi > /dev/null || ! nvidia-smi -L | grep -q GPU; then
+  if ! nvidia-smi -L 2> /dev/null | grep -q GPU; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and no page written" >&2
     exit 1
+  fi
+  libraries "$from"
+  folder=$(mktemp -d)
+  log=$folder/log table=$folder/table details=$folder/details
+  export ELISTIMATOR_GPU=1
+  for test in "${tests[@]}"; do
+    section "tests: $test" timeout "$limit" "./test-$test" --test-threads=1 --nocapture
+  done
+  section "MNIST: accuracy" mnist
+  section "rates: steps per second" rates
+  if command -v compute-sanitizer > /dev/null; then
+    # Running out of memory is what some tests are about.
+    local sanitizer=(timeout "$limit" compute-sanitizer --report-api-errors no --error-exitcode 9)
+    for test in "${tests[@]}"; do
+      section "memcheck: $test" "${sanitizer[@]}" "./test-$test" --test-threads=1
+    done
+    section "racecheck: cuda_driver" "${sanitizer[@]}" --tool racecheck ./test-cuda_driver --test-threads=1
+  else
+    echo "| memcheck, racecheck | not run: compute-sanitizer was not found | |" >> "$table"
   fi
   {
     echo "# Results on a GPU"
     echo
+    echo "Written by \`scripts/gpu-check.sh\`."
+    echo
     echo "- date: $(date -u +%Y-%m-%d)"
     echo "- commit: $(cat commit)"
-    echo "- device and driver: $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)"
+    echo "- device, driver, memory: $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)"
+    echo "- processor: $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1), $(nproc) cores"
+    echo "- PyTorch: $("$python" -c 'import torch; print(torch.__version__)' 2> /dev/null || echo 'not found')"
+    echo
+    echo "| what | result | time |"
+    echo "|---|---|---|"
+    cat "$table" "$details"
   } > "$page"
-  for test in "${tests[@]}"; do
-    section "tests: $test" env ELISTIMATOR_GPU=1 "./test-$test" --test-threads=1 --nocapture
-    if command -v compute-sanitizer > /dev/null; then
-      section "memcheck: $test" env ELISTIMATOR_GPU=1 compute-sanitizer --error-exitcode 9 "./test-$test" --test-threads=1
-      section "racecheck: $test" \
-        env ELISTIMATOR_GPU=1 compute-sanitizer --tool racecheck --error-exitcode 9 "./test-$test" --test-threads=1
-    fi
-  done
-  if [ -x ./mnist ]; then
-    section "MNIST" ./mnist "${mnist_arguments[@]}" --data ./data --model-dir "$(mktemp -d)"
-  fi
+  rm -rf "$folder"
   cat "$page"
   return $failed
 }
 
 case ${1:-} in
---build) build "$(mkdir -p "$2" && cd "$2" && pwd)" ;;
---run) run "$(cd "$2" && pwd)" ;;
+--build | --run)
+  [ $# -eq 2 ] || usage
+  mkdir -p "$2"
+  folder=$(cd "$2" && pwd)
+  "${1#--}" "$folder"
+  ;;
 "")
   if ! nvidia-smi -L 2> /dev/null | grep -q GPU; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and docs/gpu-results.md is as it was" >&2
     exit 1
   fi
+  page=$(cd "$(dirname "$0")/.." && pwd)/docs/gpu-results.md
   folder=$(mktemp -d)
-  (build "$folder")
+  "$0" --build "$folder"
   status=0
-  (run "$folder") || status=$?
-  cp "$folder/gpu-results.md" "$(dirname "$0")/../docs/gpu-results.md"
+  "$folder/gpu-check.sh" --run "$folder" || status=$?
+  [ -e "$folder/gpu-results.md" ] && cp "$folder/gpu-results.md" "$page"
+  rm -rf "$folder"
   exit $status
   ;;
-*)
-  echo "usage: gpu-check.sh [--build DIR | --run DIR]" >&2
-  exit 2
-  ;;
+*) usage ;;
 esac

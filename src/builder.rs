@@ -38,6 +38,7 @@ pub(crate) struct Options {
     pub(crate) model_dir: Option<PathBuf>,
     pub(crate) seed: u64,
     pub(crate) device: DeviceSpec,
+    pub(crate) memory_fraction: Option<f64>,
     pub(crate) monitor: Monitor,
     pub(crate) retention: Retention,
     pub(crate) progress: ProgressMode,
@@ -63,6 +64,7 @@ impl Default for Options {
             model_dir: None,
             seed: 0,
             device: DeviceSpec::Auto,
+            memory_fraction: None,
             monitor: Monitor::default(),
             retention: Retention::default(),
             progress: ProgressMode::default(),
@@ -127,6 +129,23 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     #[must_use]
     pub fn device(mut self, spec: DeviceSpec) -> Self {
         self.options.device = spec;
+        self
+    }
+
+    /// Bounds the memory that this process takes of a GPU, for one that is shared: 0.5 is half of all that the device has,
+    /// free or not. Unset: no bound, and none is taken before it is needed.
+    ///
+    /// The bound is on tensors: what dfdx and this library allocate, from when the device is opened. The driver keeps it
+    /// (CUDA 12.2 or newer), so that what goes beyond it is an error of [`OutOfMemory`](crate::ErrorKind::OutOfMemory).
+    /// Not in it are the driver's own context, the kernels and cuBLAS's work space, some hundred MiB: leave room for
+    /// them. It is one of the process, and the first estimator on a device sets it for all. On the CPU it does nothing.
+    ///
+    /// [`build`](Self::build) fails with [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the fraction is not
+    /// above 0 and at most 1, or not the one that another estimator has set; and with
+    /// [`Device`](crate::ErrorKind::Device) when the driver cannot keep it.
+    #[must_use]
+    pub fn memory_fraction(mut self, fraction: f64) -> Self {
+        self.options.memory_fraction = Some(fraction);
         self
     }
 

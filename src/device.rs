@@ -2,11 +2,14 @@
 
 use std::{fmt, str::FromStr};
 
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
+use crate::data::Array;
+use crate::nn::Tensor;
 use crate::nn::backend::Backend;
 use crate::optim::update::Update;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, ModelResult, Result};
 
 pub use dfdx::tensor::Cpu;
 #[cfg(feature = "cuda")]
@@ -24,6 +27,28 @@ pub trait Device: Backend + Update {
 
     /// `"cpu"` or `"cuda:0"`: the name under which a checkpoint remembers where it was trained.
     fn name(&self) -> String;
+
+    /// A host array as a tensor of this shape, which holds as many values.
+    #[doc(hidden)]
+    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
+        Ok(self.try_tensor_from_vec(array.to_f32()?, shape)?)
+    }
+
+    /// Bounds what this process takes of the device's memory; see [`Builder::memory_fraction`](crate::Builder).
+    #[doc(hidden)]
+    fn bound_memory(_spec: DeviceSpec, _fraction: f64) -> Result<()> {
+        Ok(())
+    }
+
+    /// Gives memory that is no longer in use back, after something failed for want of it.
+    #[doc(hidden)]
+    fn trim_memory(&self) {}
+
+    /// Bytes of the device's own memory that this process holds for tensors; `None` where that is the host's.
+    #[doc(hidden)]
+    fn memory_held(&self) -> Option<u64> {
+        None
+    }
 }
 
 /// Which device to open: `"cpu"`, `"cuda"`, `"cuda:1"` or `"auto"` (a GPU if there is one, else the CPU). Parse it from
@@ -139,6 +164,30 @@ impl Device for Cuda {
             Ok(context) => format!("cuda:{}", context.ordinal()),
             Err(_) => "cuda".into(),
         }
+    }
+
+    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
+        match crate::nn::cuda::upload(self, array, shape)? {
+            Some(tensor) => Ok(tensor),
+            None => crate::nn::cuda::copy(self, array, shape),
+        }
+    }
+
+    fn bound_memory(spec: DeviceSpec, fraction: f64) -> Result<()> {
+        let DeviceSpec::Cuda(ordinal) = spec.resolve() else { return Ok(()) };
+        let bounded = crate::unwind::catch(|| crate::nn::cuda::bound(ordinal, fraction));
+        bounded.unwrap_or_else(|message| {
+            Err(Error::new(ErrorKind::Device, format!("memory_fraction: cuda:{ordinal}: {message}")))
+        })
+    }
+
+    fn trim_memory(&self) {
+        // dfdx unwraps what a device that has failed says.
+        let _ = crate::unwind::catch(|| crate::nn::cuda::trim(self));
+    }
+
+    fn memory_held(&self) -> Option<u64> {
+        crate::nn::cuda::held()
     }
 }
 

@@ -142,9 +142,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// stopped in it.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongOrder`] before `setup`; [`ErrorKind::Data`] and [`ErrorKind::Model`] for failures and panics of
-    /// the input and model functions; [`ErrorKind::NotFinite`]; [`ErrorKind::Interrupted`]. The estimator stays usable.
+    /// [`ErrorKind::WrongOrder`] before `setup`; [`ErrorKind::InvalidArgument`] for data that repeats for ever;
+    /// [`ErrorKind::Data`] and [`ErrorKind::Model`] for failures and panics of the input and model functions;
+    /// [`ErrorKind::NotFinite`]; [`ErrorKind::Interrupted`]; [`ErrorKind::OutOfMemory`], after which
+    /// [`setup`](Self::setup) with smaller batches goes on. The estimator stays usable.
     pub fn train(&mut self) -> Result<&mut Self> {
+        if let Some(feed) = &self.feed {
+            check_ends("train", feed.dataset(), "use `train_steps`, `train_until` or `train_for`")?;
+        }
         self.run(Until::EndOfEpoch)
     }
 
@@ -254,6 +259,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
         let batches: Vec<_> = batches.into_iter().map(|batch| Features::new(batch, self.device.clone())).collect();
         let examples: usize = batches.iter().map(Features::batch_size).sum();
+        let mut updates = false;
         let outcome = unwind::catch(|| {
             let mut total = Accumulation::default();
             for features in &batches {
@@ -272,6 +278,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 let share = features.batch_size() as f64 / examples.max(1) as f64;
                 total.add(&self.net, share, losses, scalars, &mut self.gradients)?;
             }
+            updates = true;
             for (mut gradients, scope) in total.gradients.drain(..) {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
                 self.gradients.recycle_spent(gradients, &self.net, &self.optimizer.take_spent())?;
@@ -279,7 +286,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             total.scalars.extend(named_norms(self.optimizer.take_gradient_norms()));
             Ok((total.losses, total.scalars))
         });
-        let (losses, scalars) = model_outcome(outcome).map_err(|error| error.at(format_args!("step {number}")))?;
+        let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
+            // Nothing of this step is left for the next one.
+            drop((self.optimizer.take_spent(), self.optimizer.take_gradient_norms()));
+            let place = if updates { ", while parameters were updated" } else { "" };
+            error.at(format_args!("step {number}{place}"))
+        })?;
         self.global_step = number;
         if let Some((average, every)) = &mut self.ema
             && number.is_multiple_of(*every)
@@ -287,7 +299,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
         self.gauges.step(examples as u64);
-        let gauges = if logged { self.gauges.read() } else { Vec::new() };
+        let gauges = if logged { self.gauges.read(|| self.device.memory_held()) } else { Vec::new() };
         self.training_log.record(number, learning_rate, gauges, losses, scalars);
         Ok(())
     }
@@ -328,7 +340,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// Saves what a failed verb leaves, if that was asked for and the weights are sound.
     fn save_after(&mut self, error: &Error) {
-        let is_sound = matches!(error.kind(), ErrorKind::Data | ErrorKind::Model | ErrorKind::Interrupted);
+        use ErrorKind::{Data, Interrupted, Model, OutOfMemory};
+        let is_sound = matches!(error.kind(), Data | Model | Interrupted | OutOfMemory);
         if self.options.save_on_error
             && is_sound
             && let Err(second) = self.save_ckpt()
@@ -415,15 +428,43 @@ impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
     }
 }
 
+/// Refuses a pass over data that is known to have no end.
+pub(crate) fn check_ends(verb: &str, dataset: &Dataset, instead: &str) -> Result<()> {
+    if dataset.stage.is_endless() {
+        let message =
+            format!("`{verb}` makes a whole pass, but the data has no end: {instead}, or leave out `repeat_forever`");
+        return Err(Error::new(ErrorKind::InvalidArgument, message));
+    }
+    Ok(())
+}
+
 /// The error of a verb that came before the one it needs.
 pub(crate) fn before(verb: &str, first: &str) -> Error {
     Error::new(ErrorKind::WrongOrder, format!("`{verb}` was called before `{first}`: call `{first}` first"))
+}
+
+/// What a guarded model function left, after work on a device: memory that it could not get, it no longer needs.
+pub(crate) fn device_outcome<T, D: Device>(
+    device: &D,
+    outcome: std::result::Result<ModelResult<T>, String>,
+) -> Result<T> {
+    model_outcome(outcome).inspect_err(|error| {
+        if error.kind() == ErrorKind::OutOfMemory {
+            device.trim_memory();
+        }
+    })
 }
 
 /// Turns what a guarded model function left into one error.
 pub(crate) fn model_outcome<T>(outcome: std::result::Result<ModelResult<T>, String>) -> Result<T> {
     match outcome {
         Ok(result) => result.map_err(ModelError::into_error),
-        Err(panic) => Err(Error::new(ErrorKind::Model, format!("the model function panicked: {panic}"))),
+        Err(panic) => {
+            #[cfg(feature = "cuda")]
+            if let Some(error) = crate::nn::cuda::of_panic(&panic) {
+                return Err(error);
+            }
+            Err(Error::new(ErrorKind::Model, format!("the model function panicked: {panic}")))
+        }
     }
 }

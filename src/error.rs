@@ -37,8 +37,10 @@ pub enum ErrorKind {
     NotFound,
     /// Another estimator is writing to the directory.
     Locked,
-    /// The device is missing, out of memory, or failed.
+    /// The device is missing, or failed.
     Device,
+    /// The device has no memory left for what was asked; nothing is broken, and smaller batches may fit.
+    OutOfMemory,
     /// Ctrl-C or SIGTERM arrived; everything is still usable.
     Interrupted,
     /// The checkpoint was written, but the directory could not be made durable.
@@ -149,6 +151,11 @@ impl<E: fmt::Debug + fmt::Display + Send + Sync + 'static> From<E> for ModelErro
             && let Some(error) = own.take()
         {
             return Self { error };
+        }
+        // dfdx's error of a CUDA device: what it means is said where it is met, while memory is as it was.
+        #[cfg(feature = "cuda")]
+        if let Some(Some(error)) = (&slot as &dyn std::any::Any).downcast_ref::<Option<dfdx::tensor::CudaError>>() {
+            return Self { error: crate::nn::cuda::error(error) };
         }
         match slot {
             Some(error) => Self::msg(error),

@@ -6,10 +6,10 @@ use dfdx::tensor_ops::TryStack;
 
 use crate::checkpointing::Which;
 use crate::data::Dataset;
-use crate::elistimator::{before, model_outcome};
+use crate::elistimator::{before, check_ends, device_outcome};
 use crate::inputs::InputFn;
 use crate::logs::metric_of;
-use crate::metrics::{MetricState, Metrics};
+use crate::metrics::{Figure, MetricState, Metrics};
 use crate::nn::{Tensor, read};
 use crate::progress::{Pass, loss_text};
 use crate::{
@@ -26,6 +26,12 @@ struct Evaluation<D: Device> {
     weighted_sum: f64,
     weight: f64,
     metrics: BTreeMap<String, Box<dyn MetricState>>,
+}
+
+/// What an evaluation found.
+struct Measured {
+    metrics: Metrics,
+    figures: Vec<(String, Figure)>,
 }
 
 impl<D: Device> Evaluation<D> {
@@ -72,8 +78,9 @@ impl<D: Device> Evaluation<D> {
         self.weighted_sum / self.weight
     }
 
-    fn finish(mut self) -> Result<Metrics> {
+    fn finish(mut self) -> Result<Measured> {
         self.flush()?;
+        let figures = self.metrics.iter().filter_map(|(name, state)| Some((name.clone(), state.figure()?))).collect();
         let mut metrics = Metrics::new();
         for (name, state) in &self.metrics {
             for (suffix, value) in state.values() {
@@ -81,13 +88,14 @@ impl<D: Device> Evaluation<D> {
             }
         }
         metrics.insert("loss", self.mean_loss());
-        Ok(metrics)
+        Ok(Measured { metrics, figures })
     }
 }
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// One pass over the validation data: prints the metrics, logs them, and attaches them to the checkpoint of this step,
-    /// saved before or after. The loss is the mean over the examples, not over the batches.
+    /// saved before or after. The loss is the mean over the examples, not over the batches. Confusion matrices and PR curves
+    /// among the metrics are logged as pictures too.
     ///
     /// # Errors
     /// [`ErrorKind::WrongOrder`] before a `setup` with validation data; [`ErrorKind::NotProvided`] when the model function
@@ -123,19 +131,19 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         };
         let label = if name.is_empty() { "Validation".to_owned() } else { format!("Validation {name}") };
         let mut pass = self.progress.start(&label, dataset.len(), 0);
-        let metrics = self.measure(&self.net, &dataset, None, Some(&mut pass));
-        if let Ok(metrics) = &metrics {
+        let measured = self.measure(&self.net, &dataset, None, Some(&mut pass));
+        if let Ok(Measured { metrics, .. }) = &measured {
             pass.set_message(loss_text(metrics.get("loss")?));
         }
         pass.finish();
-        let metrics = metrics?;
+        let Measured { metrics, figures } = measured?;
         self.progress.metrics(metrics.iter());
         // A resumed run validates again what the killed one had just validated: one point in the curves is enough.
         let is_known = |(metric, value): (&str, f64)| {
             self.validated.1.get(&metric_of(name, metric)).is_ok_and(|known| known.to_bits() == value.to_bits())
         };
         if self.validated.0 != self.global_step || !metrics.iter().all(is_known) {
-            self.logs.validation(name, self.global_step, &metrics);
+            self.logs.validation(name, self.global_step, &metrics, &figures);
         }
         self.logs.note(self.global_step, || format!("{}: {metrics}", label.to_lowercase()));
         self.attach(name, &metrics)?;
@@ -147,7 +155,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// # Errors
     /// Those of the data and of the model function; [`ErrorKind::NotProvided`] when it has no `evaluate`.
     pub fn evaluate(&self, input: impl InputFn) -> Result<Metrics> {
-        self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, None, None)
+        Ok(self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, None, None)?.metrics)
     }
 
     /// [`evaluate`](Self::evaluate) on the first `steps` batches only.
@@ -155,7 +163,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// # Errors
     /// Those of [`evaluate`](Self::evaluate).
     pub fn evaluate_steps(&self, input: impl InputFn, steps: u64) -> Result<Metrics> {
-        self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, Some(steps), None)
+        Ok(self.measure(&self.net, &self.prepare(input.dataset()?, "evaluation")?, Some(steps), None)?.metrics)
     }
 
     /// The numbers of a saved checkpoint, while the network in training stays as it is; on the first `steps` batches if a
@@ -165,7 +173,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Those of [`evaluate`](Self::evaluate) and of [`restore_ckpt`](Self::restore_ckpt).
     pub fn evaluate_ckpt(&self, which: impl Into<Which>, input: impl InputFn, steps: Option<u64>) -> Result<Metrics> {
         let net = self.net_of(which.into())?;
-        self.measure(&net, &self.prepare(input.dataset()?, "evaluation")?, steps, None)
+        Ok(self.measure(&net, &self.prepare(input.dataset()?, "evaluation")?, steps, None)?.metrics)
     }
 
     /// Looks at the estimator with its averaged weights ([`Builder::ema`](crate::Builder::ema)) in the network:
@@ -192,8 +200,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             return Err(Error::new(ErrorKind::WrongOrder, message));
         };
         let dataset = dataset.clone();
-        let metrics = self.with_ema(|estimator| estimator.measure(&estimator.net, &dataset, None, None))?;
-        self.logs.validation("ema", self.global_step, &metrics);
+        let Measured { metrics, figures } =
+            self.with_ema(|estimator| estimator.measure(&estimator.net, &dataset, None, None))?;
+        self.logs.validation("ema", self.global_step, &metrics, &figures);
         Ok(metrics)
     }
 
@@ -213,7 +222,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         dataset: &Dataset,
         steps: Option<u64>,
         mut pass: Option<&mut Pass>,
-    ) -> Result<Metrics> {
+    ) -> Result<Measured> {
+        if steps.is_none() {
+            check_ends("evaluate", dataset, "use `evaluate_steps`, or `take` so many batches")?;
+        }
         if D::READS_ARE_FREE {
             threads::join_in();
             heap::keep();
@@ -230,7 +242,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 let spec = self.model.evaluate(net, &features)?;
                 Ok(evaluation.add(spec, features.batch_size())?)
             });
-            model_outcome(added).map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
+            device_outcome(&self.device, added)
+                .map_err(|error| error.at(format_args!("evaluation, batch {number}")))?;
             if let Some(pass) = &mut pass {
                 pass.tick();
                 if pass.is_due() && D::READS_ARE_FREE {
@@ -245,6 +258,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             };
             return Err(Error::new(ErrorKind::Data, message));
         }
-        model_outcome(unwind::catch(|| Ok(evaluation.finish()?))).map_err(|error| error.at("evaluation"))
+        device_outcome(&self.device, unwind::catch(|| Ok(evaluation.finish()?))).map_err(|error| error.at("evaluation"))
     }
 }

@@ -5,7 +5,10 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 /// The names of the gauges that tell of the machine and not of the model: two runs of one seed differ in them.
-pub(crate) const MACHINE: [&str; 4] = ["steps_per_second", "examples_per_second", "data_wait", "memory"];
+pub(crate) const MACHINE: [&str; 5] = ["steps_per_second", "examples_per_second", "data_wait", "memory", "gpu_memory"];
+
+/// Bytes in a MiB.
+const MEBIBYTE: f64 = (1 << 20) as f64;
 
 /// The memory changes slowly, and asking for it costs more than the rest.
 const MEMORY_EVERY: Duration = Duration::from_secs(1);
@@ -17,7 +20,8 @@ pub(crate) struct Gauges {
     steps: u64,
     examples: u64,
     waited: Duration,
-    memory: Option<(Instant, Option<f64>)>,
+    /// When it was last asked for the memory, and what of the host's and the device's was found.
+    memory: Option<(Instant, [Option<f64>; 2])>,
 }
 
 impl Gauges {
@@ -45,17 +49,20 @@ impl Gauges {
     }
 
     /// The gauges since they were read last: steps and examples per second, the share of the time that went into waiting for
-    /// data, and the resident memory of the process in MiB where the system tells.
-    pub(crate) fn read(&mut self) -> Vec<(&'static str, f64)> {
+    /// data, and the resident memory of the process and what it holds of the device's (`device_memory`, in bytes), in MiB where the
+    /// system tells.
+    pub(crate) fn read(&mut self, device_memory: impl FnOnce() -> Option<u64>) -> Vec<(&'static str, f64)> {
         let seconds = self.since.elapsed().as_secs_f64().max(1e-9);
         let share = (self.waited.as_secs_f64() / seconds).min(1.0);
         let values = [self.steps as f64 / seconds, self.examples as f64 / seconds, share];
         self.restart();
         if self.memory.is_none_or(|(asked, _)| asked.elapsed() >= MEMORY_EVERY) {
-            self.memory = Some((Instant::now(), resident()));
+            let held = device_memory().map(|bytes| bytes as f64 / MEBIBYTE);
+            self.memory = Some((Instant::now(), [resident(), held]));
         }
-        let memory = self.memory.and_then(|(_, memory)| memory);
-        MACHINE.into_iter().zip(values.into_iter().chain(memory)).collect()
+        let memory = self.memory.map_or([None, None], |(_, memory)| memory);
+        let values = values.into_iter().map(Some).chain(memory);
+        MACHINE.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
     }
 }
 
@@ -81,7 +88,7 @@ mod tests {
         gauges.step(4);
         assert_eq!(gauges.waiting(|| std::thread::sleep(Duration::from_millis(40))), ());
         std::thread::sleep(Duration::from_millis(20));
-        let values = gauges.read();
+        let values = gauges.read(|| Some(3 << 20));
         let whole = begin.elapsed().as_secs_f64();
         let of = |name: &str| values.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
         let (steps, examples) = (of("steps_per_second").unwrap(), of("examples_per_second").unwrap());
@@ -89,9 +96,10 @@ mod tests {
         assert!((examples - 6.0 * steps).abs() < 1e-6 * examples);
         let wait = of("data_wait").unwrap();
         assert!(wait >= 0.04 / whole && wait < 1.0, "{wait} {whole}");
+        assert_eq!(of("gpu_memory"), Some(3.0));
         gauges.step(1);
         std::thread::sleep(Duration::from_millis(5));
-        let later = gauges.read();
+        let later = gauges.read(|| None);
         assert!(later[2].1 < 0.01 && later[0].1 <= 200.0, "{later:?}");
     }
 

@@ -53,9 +53,10 @@ impl<D: Device> GradientPool<D> {
                 && !spent.next().copied().unwrap_or(false)
                 && parameter.is_trainable()
             {
-                let tensor = parameter.identity();
-                let zeroed = gradients.get_or_alloc_mut(&tensor)?;
-                tensor.device().try_fill_with_zeros(zeroed)?;
+                parameter.with_identity(|tensor| -> ModelResult<()> {
+                    let zeroed = gradients.get_or_alloc_mut(tensor)?;
+                    Ok(tensor.device().try_fill_with_zeros(zeroed)?)
+                })?;
             }
             Ok(())
         }))?;
@@ -71,7 +72,7 @@ fn trainable<D: Device, N: Network<D>>(net: &N) -> ModelResult<UnusedTensors> {
         if let Part::Parameter(parameter) = part
             && parameter.is_trainable()
         {
-            leaves.add(&parameter.identity());
+            parameter.with_identity(|tensor| leaves.add(tensor));
         }
         Ok(())
     }))?;

@@ -100,3 +100,11 @@ struct FromTfEstimator;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/recipes.md")]
 struct Recipes;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/tensorboard.md")]
+struct TensorBoard;
+
+#[cfg(doctest)]
+#[doc = include_str!("../docs/data.md")]
+struct DataPage;

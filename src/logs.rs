@@ -5,9 +5,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use crate::log_file::LogFile;
-use crate::metrics::Metrics;
+use crate::metrics::{Figure, Metrics};
 use crate::progress::{LogEvery, StepLog};
-use crate::summary::{HistoryWriter, SummaryWriter};
+use crate::summary::{HistoryWriter, SummaryWriter, cut};
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
@@ -19,6 +19,20 @@ pub(crate) fn metric_of(set: &str, name: &str) -> String {
 /// Whether a step's values are written, where every so many are; none for 0.
 pub(crate) fn is_logged(step: u64, every: u64) -> bool {
     every > 0 && step.is_multiple_of(every)
+}
+
+/// Takes points that the run is going to write again out of the event files of training and of all validation sets.
+fn cut_events(model_dir: &Path, first_step: u64, open: &[PathBuf]) {
+    let Ok(entries) = std::fs::read_dir(model_dir) else { return };
+    let dirs = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        path.is_dir() && (name == "train" || name == "validation" || name.starts_with("validation_"))
+    });
+    for dir in dirs {
+        if let Err(error) = cut(&dir, first_step, open) {
+            log::warn!("points of a run that was interrupted may show beside those of this one: {error}");
+        }
+    }
 }
 
 /// The log files of a model directory, each opened when it first has something to say.
@@ -84,6 +98,10 @@ impl Logs {
             // The old one is closed first, so that its last lines are there to be read.
             self.history = None;
             let first_step = if is_training { self.step.saturating_add(1) } else { u64::MAX };
+            if is_training {
+                let open = self.writers.values().filter_map(SummaryWriter::path).collect::<Vec<_>>();
+                cut_events(dir, first_step, &open);
+            }
             self.history = Some((HistoryWriter::create(dir, first_step), is_training));
         }
         self.history.as_mut().map(|(history, _)| history)
@@ -104,17 +122,18 @@ impl Logs {
         }
     }
 
-    /// The metrics of a validation set.
-    pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics) {
+    /// The metrics of a validation set, and what they have to show.
+    pub(crate) fn validation(&mut self, set: &str, step: u64, metrics: &Metrics, figures: &[(String, Figure)]) {
         let name = if set.is_empty() { "validation".to_owned() } else { format!("validation_{set}") };
         let values: Vec<_> = metrics.iter().collect();
         if let Some(writer) = self.writer(&name) {
             writer.scalars(&values, step);
+            figures.iter().for_each(|(tag, figure)| writer.figure(tag, figure, step));
             writer.flush();
         }
         let is_training = self.history.as_ref().is_some_and(|(_, is_cut)| *is_cut);
         if let Some(history) = self.history(is_training) {
-            history.record(&name, step, &values);
+            history.measured(&name, step, &values, figures);
             history.flush();
         }
     }

@@ -1,7 +1,7 @@
 //! The verbs that ask: `predict` and `predict_all`.
 
 use crate::data::{Array, Dataset, Record, Stream};
-use crate::elistimator::model_outcome;
+use crate::elistimator::{device_outcome, model_outcome};
 use crate::inputs::InputFn;
 use crate::{Device, Elistimator, Error, ErrorKind, Features, ModelFn, Result, unwind};
 
@@ -74,7 +74,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     pub(crate) fn ask(&self, batch: Record) -> Result<Record> {
         let features = Features::new(batch, self.device.clone());
-        let spec = model_outcome(unwind::catch(|| self.model.predict(&self.net, &features)));
+        let spec = device_outcome(&self.device, unwind::catch(|| self.model.predict(&self.net, &features)));
         Ok(spec.map_err(|error| error.at("predict"))?.outputs)
     }
 

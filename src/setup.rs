@@ -22,6 +22,14 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn new(model: impl Into<Arc<M>>, options: Options) -> Result<Self> {
         let model = model.into();
+        if let Some(fraction) = options.memory_fraction {
+            // Not a number is in no range.
+            if !(fraction > 0.0 && fraction <= 1.0) {
+                let message = format!("memory_fraction: found {fraction}, expected a fraction above 0 and at most 1");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+            D::bound_memory(options.device, fraction)?;
+        }
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;

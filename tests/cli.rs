@@ -9,6 +9,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use common::{in_dir, points, train_data};
+use elistimator::metrics::ConfusionMatrix;
 use elistimator::prelude::*;
 use serde_json::Value;
 
@@ -334,6 +335,15 @@ fn plot_draws_what_the_run_logged() {
     assert_eq!(drawing, fs::read_to_string(own).unwrap(), "the run draws the same");
     succeeds(&["plot", path(dir.path()), "-o", path(&svg), "--all"]);
     assert!(fs::read_to_string(&svg).unwrap().contains("data_wait"));
+    // A confusion matrix that a validation has logged stands below the curves.
+    assert_eq!(drawn["matrices"], serde_json::json!([]));
+    let counts = ConfusionMatrix::from_classes(&[0, 1, 1], &[0, 0, 1], 2).unwrap();
+    let mut history = elistimator::summary::HistoryWriter::create(dir.path(), 1_000_000);
+    history.measured("validation", 40, &[("confusion", 0.7)], &[("confusion".to_owned(), counts.into())]);
+    drop(history);
+    let drawn = json(&["plot", path(dir.path()), "-o", path(&svg)]);
+    assert_eq!(drawn["matrices"], serde_json::json!(["validation/confusion"]));
+    assert!(fs::read_to_string(&svg).unwrap().contains("validation/confusion, step 40"));
     let mut fresh = in_dir(&dir.path().join("fresh")).build().unwrap();
     let error = fresh.plot(dir.path().join("nothing.svg")).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);

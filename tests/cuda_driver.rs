@@ -9,83 +9,23 @@
 mod cuda_host;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
 
-use cuda_host::numbers;
+use cuda_host::{Log, numbers};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{Tape, Trace};
+use dfdx::tensor::{PutTape, SplitTape, Tape, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
-use elistimator::nn::backend::Targets;
+use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Gradients, Init, Layer, Linear, MaxPool2D, Parameter, StepTape, Tensor,
-    sparse_cross_entropy,
+    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
+    MaxPool2D, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
 };
-use elistimator::{Device, DeviceSpec};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::{Device, DeviceSpec, ModelResult};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
 fn double(test: &str) -> Option<Log> {
-    double_with(test, false)
-}
-
-/// The same, with a device on which tensors' memory does not seem to be where they print it to be.
-fn double_with(test: &str, break_probe: bool) -> Option<Log> {
-    static LIBRARY: OnceLock<Option<PathBuf>> = OnceLock::new();
-    if std::env::var_os("ELISTIMATOR_GPU").is_some() {
-        return Some(Log { path: None, start: 0 });
-    }
-    if let Ok(path) = std::env::var("DRIVER_LOG") {
-        return Some(Log { path: Some(path.into()), start: 0 });
-    }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let library = LIBRARY.get_or_init(|| {
-        let flags = ["-O2", "-w", "-shared", "-fPIC"];
-        cuda_host::compile(&flags, &[], "driver.cpp", &folder.join("libdriver.so"))
-    });
-    let Some(library) = library else {
-        println!("skipped: there is no g++ to compile the driver's double with");
-        return None;
-    };
-    let log = folder.join(format!("{test}.log"));
-    let _ = std::fs::remove_file(&log);
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture", "--test-threads=1"])
-        .env("LD_PRELOAD", library)
-        .env("DRIVER_LOG", &log)
-        .envs(break_probe.then_some(("DRIVER_BREAK_PROBE", "1")))
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
-    println!("{text}");
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
-    None
-}
-
-/// What the double has noted; nothing on a real device.
-struct Log {
-    path: Option<PathBuf>,
-    start: usize,
-}
-
-impl Log {
-    /// Counts of each kind of line since the last call.
-    fn counts(&mut self) -> BTreeMap<String, usize> {
-        let Some(path) = &self.path else { return BTreeMap::new() };
-        let text = std::fs::read_to_string(path).unwrap();
-        let mut counts = BTreeMap::new();
-        for line in text[self.start..].lines() {
-            let mut words = line.split(' ');
-            let kind = words.next().unwrap();
-            *counts.entry(kind.to_owned()).or_default() += 1;
-            if kind == "launch" {
-                *counts.entry(line.to_owned()).or_default() += 1;
-            }
-        }
-        self.start = text.len();
-        counts
-    }
+    cuda_host::double(test, &[])
 }
 
 /// The sum of all values, each times a weight of its own.
@@ -103,11 +43,19 @@ fn open<D: Device>() -> D {
 /// The same on both devices: a list of values each.
 #[track_caller]
 fn assert_same(cpu: Vec<Vec<f32>>, cuda: Vec<Vec<f32>>) {
+    for (which, values) in cpu.iter().enumerate() {
+        assert!(values.iter().any(|x| *x != 0.0), "list {which} says nothing");
+    }
+    assert_same_or_zero(cpu, cuda);
+}
+
+/// The same where some lists are all zero by right.
+#[track_caller]
+fn assert_same_or_zero(cpu: Vec<Vec<f32>>, cuda: Vec<Vec<f32>>) {
     assert_eq!(cpu.len(), cuda.len());
     for (which, (cpu, cuda)) in cpu.iter().zip(&cuda).enumerate() {
         assert_eq!(cpu.len(), cuda.len());
         let scale = cpu.iter().fold(1.0f32, |scale, x| scale.max(x.abs()));
-        assert!(cpu.iter().any(|x| *x != 0.0), "list {which} says nothing");
         for (i, (cpu, cuda)) in cpu.iter().zip(cuda).enumerate() {
             let close = (cpu - cuda).abs() <= 2e-5 * scale;
             assert!(close, "list {which}, element {i}: {cpu} on the CPU, {cuda} on CUDA");
@@ -257,12 +205,14 @@ fn cross_entropies() {
     }
 }
 
-/// The CNN of the MNIST example, with fewer channels.
-struct Cnn<D: Device> {
-    conv1: ConvBlock<D>,
-    conv2: ConvBlock<D>,
-    dense: Linear<D>,
-    logits: Linear<D>,
+elistimator::network! {
+    /// The CNN of the MNIST example, with fewer channels.
+    struct Cnn<D> {
+        conv1: ConvBlock<D>,
+        conv2: ConvBlock<D>,
+        dense: Linear<D>,
+        logits: Linear<D>,
+    }
 }
 
 impl<D: Device> Cnn<D> {
@@ -295,12 +245,11 @@ impl<D: Device> Cnn<D> {
     }
 }
 
-/// Plain SGD by dfdx's kernel.
-fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
+/// The losses of some steps.
+fn train<D: Device>(config: &OptimizerConfig, steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
     let device = open::<D>();
     let mut cnn = Cnn::new(&device);
-    let sgd = dfdx::tensor_ops::SgdConfig { lr: 0.05, momentum: None, weight_decay: None };
-    let mut unused = Gradients::<D>::leaky();
+    let mut optimizer = Optimizer::new(config.clone());
     let labels = [3, 1, 4, 1, 5, 9, 2, 6];
     let mut losses = Vec::new();
     for step in 0..steps {
@@ -308,14 +257,7 @@ fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
         let loss = cnn.loss(images.leaky_trace(), &labels, step);
         losses.push(loss.retaped::<dfdx::tensor::NoneTape>());
         let mut gradients = loss.backward();
-        for parameter in cnn.parameters() {
-            let flat = parameter.flat();
-            let velocity = unused.get_or_alloc_mut(&flat).unwrap();
-            let gradient = gradients.get_or_alloc_mut(&flat).unwrap();
-            // Dropped, so that nobody shares the values and the update need not copy them.
-            drop(flat);
-            parameter.update(|tensor| Ok(sgd.try_update(tensor, velocity, gradient)?)).unwrap();
-        }
+        optimizer.update(&mut cnn, &mut gradients, None).unwrap();
         drop((gradients, images));
         each(step);
     }
@@ -325,12 +267,13 @@ fn train<D: Device>(steps: u64, mut each: impl FnMut(u64)) -> Vec<f32> {
 #[test]
 fn a_training_step_is_few_launches_and_waits_for_nothing() {
     let Some(mut log) = double("a_training_step_is_few_launches_and_waits_for_nothing") else { return };
+    let sgd = Sgd::new(0.05).into();
     let mut counts = BTreeMap::new();
-    let cuda = train::<Cuda>(6, |_| counts = log.counts());
-    assert_same(vec![train::<Cpu>(6, |_| {})], vec![cuda.clone()]);
+    let cuda = train::<Cuda>(&sgd, 6, |_| counts = log.counts());
+    assert_same(vec![train::<Cpu>(&sgd, 6, |_| {})], vec![cuda.clone()]);
     assert!(cuda[5] < 0.8 * cuda[0], "the loss does not fall: {cuda:?}");
 
-    if log.path.is_none() {
+    if log.is_of_a_gpu() {
         return;
     }
     for (what, count) in &counts {
@@ -339,7 +282,8 @@ fn a_training_step_is_few_launches_and_waits_for_nothing() {
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
     assert!(counts.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
     let work = of("launch") + of("gemm");
-    assert!(work <= 60, "{work} launches and products");
+    assert_eq!(of("launch sgd_update"), 1, "launches of updates");
+    assert_eq!(work, 33, "launches and products");
     assert_eq!((of("d2h"), of("sync")), (0, 0), "a step waits for the device");
     // The images, the labels with their weights, and dfdx's 1 to start the backward pass from.
     assert_eq!(of("h2d"), 3, "copies to the device");
@@ -354,9 +298,12 @@ fn gradients_of_a_network() {
 
 #[test]
 fn gradients_when_memory_is_reached_by_copies() {
-    let Some(mut log) = double_with("gradients_when_memory_is_reached_by_copies", true) else { return };
+    let Some(mut log) = cuda_host::double("gradients_when_memory_is_reached_by_copies", &[("DRIVER_BREAK_PROBE", "1")])
+    else {
+        return;
+    };
     assert_same(network_gradients::<Cpu>(), network_gradients::<Cuda>());
-    assert!(log.path.is_none() || log.counts()["d2d"] > 20, "nothing was copied");
+    assert!(log.is_of_a_gpu() || log.counts()["d2d"] > 20, "nothing was copied");
 }
 
 fn network_gradients<D: Device>() -> Vec<Vec<f32>> {
@@ -365,4 +312,378 @@ fn network_gradients<D: Device>() -> Vec<Vec<f32>> {
     let images = device.tensor_from_vec(numbers(1, 8 * 784), (8, 1, 28, 28));
     let gradients = cnn.loss(images.leaky_trace(), &[3, 1, 4, 1, 5, 9, 2, 6], 5).backward();
     cnn.parameters().map(|parameter| gradient(&gradients, parameter)).into()
+}
+
+/// The values of two parameters, one of them larger than many blocks, after some updates with made-up gradients.
+fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let layer = |seed, inputs, outputs| {
+        let values = |seed, n| Init::Values(numbers(seed, n));
+        let layer = Linear::builder(inputs, outputs).weights(values(seed, inputs * outputs));
+        layer.bias(values(seed + 1, outputs)).build(&device).unwrap()
+    };
+    let mut net = (layer(3, 40, 70), layer(5, 70, 3));
+    let mut optimizer = Optimizer::new(config.clone());
+    let mut before = Vec::new();
+    for step in 0..4 {
+        let x = device.tensor_from_vec(numbers(20 + step, 2 * 40), (2, 40));
+        let y = net.1.forward(net.0.forward(x.leaky_trace()).unwrap()).unwrap();
+        let mut gradients = weighted_sum(&device, flat(y)).backward();
+        // Someone who keeps the values does not see them change.
+        let kept = keep.then(|| net.0.weight.flat());
+        let values = net.0.weight.values();
+        optimizer.update(&mut net, &mut gradients, None).unwrap();
+        if let Some(kept) = kept {
+            assert_eq!(kept.as_vec(), values);
+        }
+        assert_ne!(net.0.weight.values(), values);
+        before.push(values);
+    }
+    let layers = [&net.0, &net.1];
+    before.extend(layers.iter().flat_map(|layer| [layer.weight.values(), layer.bias.as_ref().unwrap().values()]));
+    before.extend(optimizer.tensors(&net).unwrap().into_iter().map(|(_, _, values)| values));
+    before
+}
+
+fn rules() -> [OptimizerConfig; 10] {
+    [
+        Sgd::new(0.1).into(),
+        Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
+        Sgd::new(0.1).momentum(0.9).nesterov(true).into(),
+        Adam::new(0.01).into(),
+        Adam::new(0.01).weight_decay(0.1).into(),
+        OptimizerConfig::from(Adam::new(0.01).decoupled_weight_decay(0.1)).without_decay("*bias"),
+        RmsProp::new(0.01).into(),
+        RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
+        Adagrad::new(0.1).weight_decay(0.1).into(),
+        Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
+    ]
+}
+
+#[test]
+fn updates() {
+    let Some(mut log) = double("updates") else { return };
+    for config in rules() {
+        let cpu = updated::<Cpu>(&config, false);
+        assert_same(cpu, updated::<Cuda>(&config, false));
+        let counts = log.counts();
+        let launches = counts.iter().filter(|(what, _)| what.contains("launch") && what.contains("_update"));
+        let launches = launches.map(|(_, count)| count).sum::<usize>();
+        let groups = if config == rules()[5] { 2 } else { 1 };
+        assert!(log.is_of_a_gpu() || launches == 4 * groups, "{config:?}: {counts:?}");
+    }
+}
+
+/// Shows its layer twice.
+struct Tied<D: Device>(Linear<D>);
+
+impl<D: Device> Network<D> for Tied<D> {
+    fn visit(&self, visitor: &mut Visitor<'_, D>) -> ModelResult<()> {
+        visitor.network("first", &self.0)?;
+        visitor.network("second", &self.0)
+    }
+
+    fn visit_mut(&mut self, visitor: &mut VisitorMut<'_, D>) -> ModelResult<()> {
+        visitor.network("first", &mut self.0)?;
+        visitor.network("second", &mut self.0)
+    }
+}
+
+/// The second update of a parameter begins where the first one ended.
+#[test]
+fn updates_of_a_parameter_that_is_shown_twice() {
+    let Some(_) = double("updates_of_a_parameter_that_is_shown_twice") else { return };
+    fn run<D: Device>(rate: f64) -> Vec<Vec<f32>> {
+        let device = open::<D>();
+        let layer = Linear::builder(30, 20).weights(Init::Values(numbers(1, 600))).without_bias();
+        let layer = layer.build(&device).unwrap();
+        let mut net = Tied(layer);
+        let mut optimizer = Optimizer::new(Sgd::new(rate).into());
+        for step in 0..2 {
+            let x = device.tensor_from_vec(numbers(20 + step, 2 * 30), (2, 30));
+            let y = net.0.forward(x.leaky_trace()).unwrap();
+            let mut gradients = weighted_sum(&device, flat(y)).backward();
+            optimizer.update(&mut net, &mut gradients, None).unwrap();
+        }
+        vec![net.0.weight.values()]
+    }
+    // On the CPU the gradient is used up by the first update, so it takes twice the rate there.
+    assert_same(run::<Cpu>(0.2), run::<Cuda>(0.1));
+}
+
+/// The way of dfdx's own kernels.
+#[test]
+fn updates_of_values_that_are_shared() {
+    let Some(mut log) = double("updates_of_values_that_are_shared") else { return };
+    for config in &rules()[..3] {
+        assert_same(updated::<Cpu>(config, true), updated::<Cuda>(config, true));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let what = (of("launch sgd_update_f32"), of("launch sgd_update"));
+        assert!(log.is_of_a_gpu() || what == (4, 4), "{counts:?}");
+    }
+}
+
+fn layer_norm<D: Device>((rows, size): (usize, usize)) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = LayerNorm::new(&device, size).unwrap();
+    layer.weight.set_values(&numbers(5, size)).unwrap();
+    layer.bias.set_values(&numbers(6, size)).unwrap();
+    let x = device.tensor_from_vec(numbers(1, rows * size), (rows, size));
+    let y = layer.forward(x.leaky_trace()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradients.get(&x).as_vec(), gradient(&gradients, &layer.weight), gradient(&gradients, &layer.bias)]
+}
+
+#[test]
+fn layer_norms() {
+    let Some(mut log) = double("layer_norms") else { return };
+    // More rows than one chunk of the sums that the parameters' gradients take; more columns than threads of a block.
+    for shape in [(7, 40), (3, 300), (300, 33)] {
+        assert_same(layer_norm::<Cpu>(shape), layer_norm::<Cuda>(shape));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let launches =
+        ["layer_norm", "layer_norm_backward", "layer_norm_parameters"].map(|name| of(&format!("launch {name}")));
+    assert!(log.is_of_a_gpu() || launches == [3, 3, 3], "{counts:?}");
+}
+
+fn embedding<D: Device>(size: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let table = Embedding::builder(9, size).weights(Init::Values(numbers(2, 9 * size))).padding(4);
+    let table = table.build(&device).unwrap();
+    let ids = Ids::new(vec![3, 8, 3, 4, 0, 3, 4, 8], (2, 4)).unwrap();
+    let y = table.forward(ids.traced(StepTape::<D>::default())).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let untraced = table.forward(Ids::new(vec![4, 8], (2,)).unwrap()).unwrap().as_vec();
+    assert!(table.forward(Ids::new(vec![4, 9], (2,)).unwrap()).is_err());
+    assert!(D::READS_ARE_FREE || D::embedding(&table.weight, vec![9], None, dfdx::tensor::NoneTape).is_err());
+    vec![output, gradient(&gradients, &table.weight), untraced]
+}
+
+fn bags<D: Device>(size: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let table = Parameter::from_vec(&device, &[9, size], numbers(2, 9 * size)).unwrap();
+    let (ids, sizes, factors) = (vec![3, 8, 3, 0, 5, 3], vec![2, 0, 3, 1], numbers(4, 6));
+    let y = D::embedding_bag(&table, ids, sizes, factors, StepTape::<D>::default()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradient(&gradients, &table)]
+}
+
+#[test]
+fn bags_of_embeddings() {
+    let Some(mut log) = double("bags_of_embeddings") else { return };
+    for size in [5, 300] {
+        assert_same(bags::<Cpu>(size), bags::<Cuda>(size));
+    }
+    assert!(log.counts().keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+}
+
+#[test]
+fn embeddings() {
+    let Some(mut log) = double("embeddings") else { return };
+    for size in [5, 300] {
+        assert_same(embedding::<Cpu>(size), embedding::<Cuda>(size));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let launches = ["embedding", "embedding_backward"].map(|name| of(&format!("launch {name}")));
+    assert!(log.is_of_a_gpu() || launches == [4, 2], "{counts:?}");
+}
+
+#[derive(Clone, Copy)]
+struct RecurrentCase {
+    cell: Cell,
+    directions: usize,
+    has_initial: bool,
+    lengths: [usize; 3],
+}
+
+/// Outputs, last states and all gradients of a recurrent layer over a padded batch.
+fn recurrent<D: Device>(case: RecurrentCase, trace: bool) -> Vec<Vec<f32>> {
+    let RecurrentCase { cell, directions, has_initial, lengths } = case;
+    let (batch, length, inputs, hidden) = (3, 5, 4, 6);
+    let device = open::<D>();
+    let gates = cell.gates() * hidden;
+    let parameter =
+        |seed, dims: &[usize]| Parameter::from_vec(&device, dims, numbers(seed, dims.iter().product())).unwrap();
+    let weights: Vec<_> = (0..directions as u64)
+        .map(|number| {
+            let seed = 10 * number;
+            let bias_hn = (cell == Cell::Gru).then(|| parameter(seed + 4, &[hidden]));
+            let [ih, hh, bias] = [vec![gates, inputs], vec![gates, hidden], vec![gates]];
+            (parameter(seed + 1, &ih), parameter(seed + 2, &hh), parameter(seed + 3, &bias), bias_hn)
+        })
+        .collect();
+    let all: Vec<Direction<'_, D>> = weights
+        .iter()
+        .enumerate()
+        .map(|(number, (weight_ih, weight_hh, bias, bias_hn))| Direction {
+            weight_ih,
+            weight_hh,
+            bias,
+            bias_hn: bias_hn.as_ref(),
+            backward: number == 1,
+        })
+        .collect();
+    let state = |seed| device.tensor_from_vec(numbers(seed, batch * hidden), (batch, hidden));
+    let initial: Vec<_> = (0..directions as u64)
+        .filter(|_| has_initial)
+        .map(|number| (state(50 + number), (cell == Cell::Lstm).then(|| state(60 + number))))
+        .collect();
+    let x = device.tensor_from_vec(numbers(99, batch * length * inputs), (batch, length, inputs));
+    let recurrence = Recurrence { cell, hidden, lengths: &lengths, input_gradient: true };
+    if !trace {
+        let run = D::recurrent(x, &all, initial, &recurrence).unwrap();
+        let mut values = vec![run.outputs.as_vec()];
+        for (h, c) in run.states {
+            values.push(h.as_vec());
+            values.extend(c.map(|c| c.as_vec()));
+        }
+        return values;
+    }
+    // The gradients of each tensor that comes out of it, one after another.
+    let mut values = Vec::new();
+    for which in 0..1 + directions * if cell == Cell::Lstm { 2 } else { 1 } {
+        let run = D::recurrent(x.leaky_trace(), &all, initial.clone(), &recurrence).unwrap();
+        let (outputs, tape) = run.outputs.split_tape();
+        let states = run.states.into_iter().flat_map(|(h, c)| [Some(h), c]).flatten().map(flat);
+        let loss = [flat(outputs)].into_iter().chain(states).nth(which).unwrap();
+        values.push(loss.as_vec());
+        let gradients = weighted_sum(&device, loss.put_tape(tape)).backward();
+        values.push(gradients.get(&x).as_vec());
+        for (ih, hh, bias, bias_hn) in &weights {
+            values.extend([ih, hh, bias].map(|parameter| gradient(&gradients, parameter)));
+            values.extend(bias_hn.as_ref().map(|parameter| gradient(&gradients, parameter)));
+        }
+        for (h, c) in &initial {
+            values.push(gradients.get(h).as_vec());
+            values.extend(c.as_ref().map(|c| gradients.get(c).as_vec()));
+        }
+    }
+    values
+}
+
+fn recurrent_cases() -> Vec<RecurrentCase> {
+    let mut cases = Vec::new();
+    for cell in [Cell::Lstm, Cell::Gru] {
+        for (directions, has_initial, lengths) in
+            [(1, false, [5, 2, 4]), (2, true, [3, 0, 4]), (2, false, [5, 5, 5]), (1, true, [1, 0, 0])]
+        {
+            cases.push(RecurrentCase { cell, directions, has_initial, lengths });
+        }
+    }
+    cases
+}
+
+#[test]
+fn recurrent_layers() {
+    let Some(mut log) = double("recurrent_layers") else { return };
+    for case in recurrent_cases() {
+        assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
+        assert_same(recurrent::<Cpu>(case, false), recurrent::<Cuda>(case, false));
+    }
+    assert!(log.counts().keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+}
+
+/// What one training step of an LSTM over sequences of this length asks of the device, with its update.
+fn lstm_step_counts<D: Device>(log: &mut Log, length: usize) -> BTreeMap<String, usize> {
+    let device = open::<D>();
+    let mut lstm = Lstm::builder(5, 8).build(&device).unwrap();
+    let mut optimizer = Optimizer::new(Adam::new(0.01).into());
+    let lengths = [length, length - 2, 1];
+    let mut counts = BTreeMap::new();
+    for _ in 0..3 {
+        let x = device.tensor_from_vec(numbers(1, 3 * length * 5), (3, length, 5));
+        let y = lstm.run(x.leaky_trace(), &lengths, None).unwrap().outputs;
+        // A loss of one launch each way.
+        let loss = D::sum(flat(y)).unwrap();
+        let mut gradients = loss.backward();
+        optimizer.update(&mut lstm, &mut gradients, None).unwrap();
+        drop((gradients, x));
+        counts = log.counts();
+    }
+    counts
+}
+
+#[test]
+fn a_step_of_an_lstm_is_few_launches() {
+    let Some(mut log) = double("a_step_of_an_lstm_is_few_launches") else { return };
+    let [short, long] = [10, 20].map(|length| lstm_step_counts::<Cuda>(&mut log, length));
+    if log.is_of_a_gpu() {
+        return;
+    }
+    for (what, count) in &long {
+        println!("{count:4} {what}");
+    }
+    let of = |counts: &BTreeMap<String, usize>, what: &str| counts.get(what).copied().unwrap_or(0);
+    let work = |counts| of(counts, "launch") + of(counts, "gemm");
+    assert!(long.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+    // A product and a kernel each way; before there were kernels for it, 35 launches and 31 copies.
+    assert_eq!(work(&long) - work(&short), 10 * 4, "launches and products for ten more steps of a sequence");
+    // Without initial states, the first step has no product with them in either way. Outside the steps there are four
+    // products (with the input, and for three gradients), the sums of the bias, the loss both ways, and the update.
+    assert_eq!(work(&short), 10 * 4 - 2 + 8, "launches and products");
+    for counts in [&short, &long] {
+        // The input, the lengths, and dfdx's 1 to start the backward pass from.
+        assert_eq!(of(counts, "h2d"), 3, "copies to the device");
+        assert_eq!((of(counts, "d2h"), of(counts, "sync"), of(counts, "d2d")), (0, 0, 0), "waits, or copies");
+    }
+}
+
+/// A gradient after each kind of arithmetic, and its sum of squares.
+fn on_gradients<D: Device>(len: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let parameter = Parameter::from_vec(&device, &[len], vec![1.0; len]).unwrap();
+    let traced = parameter.flat().leaky_trace();
+    let mut gradients = weighted_sum(&device, traced).backward();
+    let mut sum = Gradients::<D>::leaky();
+    let squares = D::square_sum(&parameter, &mut gradients).unwrap().as_vec();
+    D::clip_value(&parameter, &mut gradients, 0.5).unwrap();
+    let clipped = gradient(&gradients, &parameter);
+    assert!(clipped.contains(&0.5) && clipped.contains(&-0.5));
+    D::scale(&parameter, &mut gradients, &device.tensor_from_vec(vec![0.3], ())).unwrap();
+    let scaled = gradient(&gradients, &parameter);
+    for weight in [0.25, -2.0] {
+        D::add(&parameter, &mut sum, &mut gradients, weight).unwrap();
+    }
+    vec![squares, clipped, scaled, gradient(&sum, &parameter)]
+}
+
+#[test]
+fn arithmetic_on_gradients() {
+    let Some(mut log) = double("arithmetic_on_gradients") else { return };
+    // Less than a block of the sum, and many.
+    for len in [70, 5000] {
+        assert_same(on_gradients::<Cpu>(len), on_gradients::<Cuda>(len));
+    }
+    assert!(log.counts().keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+}
+
+/// All operations that have kernels, where tensors' memory is reached by copies.
+#[test]
+fn operations_when_memory_is_reached_by_copies() {
+    let Some(mut log) =
+        cuda_host::double("operations_when_memory_is_reached_by_copies", &[("DRIVER_BREAK_PROBE", "1")])
+    else {
+        return;
+    };
+    for case in recurrent_cases() {
+        assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
+    }
+    assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
+    assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
+    assert_same(bags::<Cpu>(5), bags::<Cuda>(5));
+    assert_same(on_gradients::<Cpu>(70), on_gradients::<Cuda>(70));
+    for config in &rules()[..3] {
+        assert_same(updated::<Cpu>(config, false), updated::<Cuda>(config, false));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    assert!(log.is_of_a_gpu() || of("d2d") > 20, "nothing was copied");
+    assert_eq!(of("launch sgd_update"), 0, "values were written where they are not");
 }

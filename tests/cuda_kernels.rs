@@ -196,6 +196,38 @@ fn sums_of_rows() {
 }
 
 #[test]
+fn arithmetic_on_gradients() {
+    let Some(mut host) = Host::start() else { return };
+    let x = numbers(1, 100);
+    let out = host.launch("square_sums", (3, 1), 16, &[A::F32(&[f32::NAN; 3]), A::F32(&x), A::u64(40), A::u64(100)]);
+    let want: Vec<f64> = wide(&x).chunks(40).map(|part| part.iter().map(|x| x * x).sum()).collect();
+    assert_close("sums of squares", &out[0].f32(), &want);
+    let odd = [0.25, -3.0, f32::NAN, 3.0];
+    let out = host.launch("clip_value", (1, 1), 32, &[A::F32(&odd), A::f32(0.5), A::u64(4)]);
+    let clipped = out[0].f32();
+    assert_eq!([clipped[0], clipped[1], clipped[3]], [0.25, -0.5, 0.5]);
+    assert!(clipped[2].is_nan());
+    let out = host.launch("scale", (1, 1), 32, &[A::F32(&[1.0, 2.0]), A::F32(&[0.5]), A::u64(2)]);
+    assert_eq!(out[0].f32(), [0.5, 1.0]);
+    let out =
+        host.launch("add_weighted", (1, 1), 32, &[A::F32(&[1.0, 2.0]), A::F32(&[4.0, 8.0]), A::f32(0.5), A::u64(2)]);
+    assert_eq!(out[0].f32(), [3.0, 6.0]);
+}
+
+#[test]
+fn sums_of_bags() {
+    let Some(mut host) = Host::start() else { return };
+    let (width, factors) = (3, [2.0, 0.5, -1.0]);
+    let x = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0];
+    let arguments = [A::F32(&[f32::NAN; 9]), A::F32(&x), A::U32(&[0, 2, 2, 3]), A::F32(&factors)];
+    let out = host.launch("bag_sums", (1, 1), 16, &[&arguments[..], &[A::u32(3), A::u32(width)]].concat());
+    assert_eq!(out[0].f32(), [4.0, 6.5, 9.0, 0.0, 0.0, 0.0, -7.0, -8.0, -9.0]);
+    let arguments = [A::F32(&[1.0; 9]), A::F32(&x), A::U32(&[0, 0, 2]), A::F32(&factors)];
+    let out = host.launch("bag_sums_backward", (1, 1), 16, &[&arguments[..], &[A::u32(3), A::u32(width)]].concat());
+    assert_eq!(out[0].f32(), [3.0, 5.0, 7.0, 1.5, 2.0, 2.5, -6.0, -7.0, -8.0]);
+}
+
+#[test]
 fn a_gradient_for_all() {
     let Some(mut host) = Host::start() else { return };
     let out = host.launch("sum_backward", (1, 1), 32, &[A::F32(&[1.0, 2.0, 3.0]), A::F32(&[0.5]), A::u64(3)]);
@@ -600,73 +632,139 @@ fn cross_entropy() {
     }
 }
 
-/// One LSTM step in double precision on (gates, h before, c before): h and c one after the other.
-fn lstm(gates: &[f64], bias: &[f32], h: &[f64], c: &[f64], lengths: &[u32], step: u32, hidden: usize) -> Vec<f64> {
-    let batch = lengths.len();
-    let mut out = vec![0.0; 2 * batch * hidden];
-    for (row, unit) in cells((batch, hidden)) {
-        let i = row * hidden + unit;
-        let z = |k: usize| gates[row * 4 * hidden + k * hidden + unit] + f64::from(bias[k * hidden + unit]);
-        (out[i], out[batch * hidden + i]) = if step >= lengths[row] {
-            (h[i], c[i])
-        } else {
-            let cell = sigmoid(z(1)) * c[i] + sigmoid(z(0)) * z(2).tanh();
-            (sigmoid(z(3)) * cell.tanh(), cell)
-        };
+/// One step in double precision on (gates of x, product of h, h before, c before): h and c one after the other. The gates
+/// of x are by step, not by place; a GRU has neither c nor a fourth gate of x.
+struct Recurrent {
+    is_lstm: bool,
+    bias: Vec<f32>,
+    bias_hn: Vec<f32>,
+    lengths: [u32; 4],
+    step: u32,
+    hidden: usize,
+}
+
+impl Recurrent {
+    fn step(&self, gates: &[f64], product: &[f64], h: &[f64], c: &[f64]) -> Vec<f64> {
+        let (batch, hidden) = (self.lengths.len(), self.hidden);
+        let count = if self.is_lstm { 4 } else { 3 };
+        let mut out = vec![0.0; 2 * batch * hidden];
+        for (row, unit) in cells((batch, hidden)) {
+            let i = row * hidden + unit;
+            let x = |k: usize| gates[row * 4 * hidden + k * hidden + unit] + f64::from(self.bias[k * hidden + unit]);
+            let p = |k: usize| product[row * count * hidden + k * hidden + unit];
+            let z = |k: usize| x(k) + p(k);
+            (out[i], out[batch * hidden + i]) = if self.step >= self.lengths[row] {
+                (h[i], c[i])
+            } else if self.is_lstm {
+                let cell = sigmoid(z(1)) * c[i] + sigmoid(z(0)) * z(2).tanh();
+                (sigmoid(z(3)) * cell.tanh(), cell)
+            } else {
+                let new = (x(2) + sigmoid(z(0)) * (p(2) + f64::from(self.bias_hn[unit]))).tanh();
+                ((1.0 - sigmoid(z(1))) * new + sigmoid(z(1)) * h[i], c[i])
+            };
+        }
+        out
     }
-    out
+
+    /// The row of (batch, length) that a sequence is at.
+    fn place(&self, row: usize, length: usize, reverse: bool) -> usize {
+        let (own, step) = (self.lengths[row] as usize, self.step as usize);
+        row * length + if reverse && step < own { own - 1 - step } else { step }
+    }
 }
 
 #[test]
-fn a_step_of_an_lstm() {
+fn a_step_of_a_recurrent_layer() {
     let Some(mut host) = Host::start() else { return };
-    let (batch, hidden, step) = (3, 11, 4);
-    let n = batch * hidden;
-    let lengths = [9, 4, 5];
-    let (gates, bias) = (numbers(1, 4 * n), numbers(2, 4 * hidden));
-    let (h, c) = (numbers(3, n), numbers(4, n));
-    let (dh, dc) = (numbers(5, n), numbers(6, n));
-    let fields = [batch, hidden, 4 * hidden, hidden, step];
-    let s = A::Value(fields.iter().flat_map(|n| (*n as u32).to_ne_bytes()).collect());
-    let out = host.launch(
-        "lstm_step",
-        (3, 1),
-        16,
-        &[
-            A::F32(&gates),
-            A::F32(&vec![f32::NAN; n]),
-            A::F32(&vec![f32::NAN; n]),
-            A::F32(&h),
-            A::F32(&c),
-            A::F32(&bias),
-            A::U32(&lengths),
-            s.clone(),
-        ],
-    );
-    let want = lstm(&wide(&gates), &bias, &wide(&h), &wide(&c), &lengths, step as u32, hidden);
-    assert_close("h", &out[1].f32(), &want[..n]);
-    assert_close("c", &out[2].f32(), &want[n..]);
-    let out = host.launch(
-        "lstm_step_backward",
-        (3, 1),
-        16,
-        &[
-            A::F32(&out[0].f32()),
-            A::F32(&dc),
-            A::F32(&vec![f32::NAN; n]),
-            A::F32(&dh),
-            A::F32(&out[2].f32()),
-            A::F32(&c),
-            A::U32(&lengths),
-            s,
-        ],
-    );
-    let both = [dh, dc].concat();
-    let loss =
-        |gates: &[f64], h: &[f64], c: &[f64]| dot(&lstm(gates, &bias, h, c, &lengths, step as u32, hidden), &both);
-    assert_close("dgates", &out[0].f32(), &differences(&gates, |gates| loss(gates, &wide(&h), &wide(&c))));
-    assert_close("dc", &out[1].f32(), &differences(&c, |c| loss(&wide(&gates), &wide(&h), c)));
-    assert_close("dh", &out[2].f32(), &differences(&h, |h| loss(&wide(&gates), h, &wide(&c))));
+    for (is_lstm, reverse) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (batch, hidden, length, step, offset) = (4usize, 5usize, 9usize, 4u32, 5usize);
+        let (n, count, width) = (batch * hidden, if is_lstm { 4 } else { 3 }, 2 * hidden);
+        let (bias, bias_hn) = (numbers(2, 4 * hidden), numbers(12, hidden));
+        let layer = Recurrent { is_lstm, bias, bias_hn, lengths: [9, 4, 5, 7], step, hidden };
+        let name = |kind: &str| format!("{}_step{kind}", if is_lstm { "lstm" } else { "gru" });
+        let (all, product) = (numbers(1, batch * length * 4 * hidden), numbers(8, count * n));
+        let (h, c) = (numbers(3, n), numbers(4, n));
+        let (dh, dc, dy) = (numbers(5, n), numbers(6, n), numbers(7, batch * length * width));
+        // What a row holds of a tensor in (batch, length), by step.
+        let of_step = |all: &[f32], width: usize, from: usize, count: usize| -> Vec<f32> {
+            let row = |row: usize| {
+                let start = layer.place(row, length, reverse) * width + from;
+                all[start..start + count].to_vec()
+            };
+            (0..batch).flat_map(row).collect()
+        };
+        let gates = of_step(&all, 4 * hidden, 0, 4 * hidden);
+        let fields = [batch, hidden, length, width, offset, step as usize, usize::from(reverse), 0];
+        let fields = fields.map(|n| n as u32);
+        // gates, recurrent, h, c, h before, c before, y, saved h, saved c, bias, bias_hn, lengths
+        let unset = |len: usize| vec![f32::NAN; len];
+        let (states, outputs, saved) = (unset(n), unset(batch * length * width), unset(batch * length * hidden));
+        let out = host.launch_with(
+            &name(""),
+            (2, 1),
+            16,
+            &[struct_of(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12], &fields)],
+            &[
+                A::F32(&all),
+                A::F32(&product),
+                A::F32(&states),
+                A::F32(&states),
+                A::F32(&h),
+                A::F32(&c),
+                A::F32(&outputs),
+                A::F32(&saved),
+                A::F32(&saved),
+                A::F32(&layer.bias),
+                A::F32(&layer.bias_hn),
+                A::U32(&layer.lengths),
+            ],
+        );
+        let want = layer.step(&wide(&gates), &wide(&product), &wide(&h), &wide(&c));
+        assert_close("h", &out[2].f32(), &want[..n]);
+        if is_lstm {
+            assert_close("c", &out[3].f32(), &want[n..]);
+        }
+        // Nothing comes out of a sequence that is over.
+        let is_over = |i: usize| step >= layer.lengths[i / hidden];
+        let y: Vec<f64> = (0..n).map(|i| if is_over(i) { 0.0 } else { want[i] }).collect();
+        assert_close("y", &of_step(&out[6].f32(), width, offset, hidden), &y);
+
+        // gates, gates of the step, dh, dc before, dh, dc after, dy, saved h, saved c, lengths
+        let back = host.launch_with(
+            &name("_backward"),
+            (2, 1),
+            16,
+            &[struct_of(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10], &fields)],
+            &[
+                A::F32(&out[0].f32()),
+                A::F32(&unset(count * n)),
+                A::F32(&unset(n)),
+                A::F32(&unset(n)),
+                A::F32(&dh),
+                A::F32(&dc),
+                A::F32(&dy),
+                A::F32(&out[7].f32()),
+                A::F32(&out[8].f32()),
+                A::U32(&layer.lengths),
+            ],
+        );
+        let dy = of_step(&dy, width, offset, hidden);
+        let whole = (0..n).map(|i| if is_over(i) { dh[i] } else { dh[i] + dy[i] });
+        let both: Vec<f32> = whole.chain(if is_lstm { dc.clone() } else { vec![0.0; n] }).collect();
+        let loss = |gates: &[f64], product: &[f64], h: &[f64], c: &[f64]| dot(&layer.step(gates, product, h, c), &both);
+        let (g, p, h, c) = (wide(&gates), wide(&product), wide(&h), wide(&c));
+        let dgates = of_step(&back[0].f32(), 4 * hidden, 0, 4 * hidden);
+        let want = differences(&gates, |gates| loss(gates, &p, &h, &c));
+        for (row, gate) in dgates.chunks(4 * hidden).zip(want.chunks(4 * hidden)) {
+            assert_close("dgates", &row[..count * hidden], &gate[..count * hidden]);
+        }
+        assert_close("dproduct", &back[1].f32(), &differences(&product, |product| loss(&g, product, &h, &c)));
+        let narrow = |x: &[f64]| x.iter().map(|x| *x as f32).collect::<Vec<_>>();
+        assert_close("dh", &back[2].f32(), &differences(&narrow(&h), |h| loss(&g, &p, h, &c)));
+        if is_lstm {
+            assert_close("dc", &back[3].f32(), &differences(&narrow(&c), |c| loss(&g, &p, &h, c)));
+        }
+    }
 }
 
 #[test]

@@ -25,6 +25,11 @@ fn cases() -> Vec<(usize, usize, usize, (usize, usize), (usize, usize), (usize, 
         (2, 4, 4, (6, 5), (3, 3), (1, 1), (1, 2), 4, 1.into()),
         (2, 1, 2, (9, 9), (2, 3), (2, 2), (3, 1), 1, (1, 0).into()),
         (1, 17, 33, (4, 4), (4, 4), (1, 1), (1, 1), 1, Padding::Valid),
+        // Dense, and with channels enough for tiles with fewer multiplications, which reach beyond the image in some.
+        (2, 16, 17, (8, 8), (3, 3), (1, 1), (1, 1), 1, Padding::Same),
+        (1, 17, 16, (9, 11), (5, 5), (1, 1), (1, 1), 1, Padding::Same),
+        (3, 32, 48, (7, 6), (3, 3), (1, 1), (1, 1), 2, explicit),
+        (1, 16, 16, (10, 9), (5, 5), (1, 1), (1, 1), 1, Padding::Valid),
     ]
 }
 
@@ -116,6 +121,9 @@ fn convolutions_are_the_same_on_any_number_of_threads() {
     let net = (ConvBlock::new(&cpu(), 1, 8, 5).unwrap(), ConvBlock::new(&cpu(), 8, 16, 5).unwrap());
     let x = noise(19 * 28 * 28, 1);
     assert_same_on_one_and_two_threads(|| run(&net, &x, (19usize, 1usize, 28usize, 28usize), |n, x| n.forward(x)));
+    let conv = Conv2D::builder(16, 32, 3).padding(1).build(&cpu()).unwrap();
+    let x16 = noise(11 * 16 * 81, 1);
+    assert_same_on_one_and_two_threads(|| run(&conv, &x16, (11usize, 16usize, 9usize, 9usize), |n, x| n.forward(x)));
     let conv = Conv2D::builder(4, 8, 3).groups(2).activation(Activation::Silu).build(&cpu()).unwrap();
     let x = noise(11 * 4 * 81, 1);
     assert_same_on_one_and_two_threads(|| run(&conv, &x, (11usize, 4usize, 9usize, 9usize), |n, x| n.forward(x)));
@@ -123,15 +131,21 @@ fn convolutions_are_the_same_on_any_number_of_threads() {
 
 #[test]
 fn large_images_are_cut_into_tiles() {
-    // 40 rows of 64 pixels with windows of 16 x 9 values take more than one tile.
-    let mut layer = Conv2D::builder(16, 8, 3).padding(1).build(&cpu()).unwrap();
+    for outs in [8, 16] {
+        large_images(outs);
+    }
+}
+
+fn large_images(outs: usize) {
+    // 40 rows of 64 pixels with windows of 16 x 9 values take more than one tile, and 16 rows of 16 tiles more than one band.
+    let mut layer = Conv2D::builder(16, outs, 3).padding(1).build(&cpu()).unwrap();
     randomize(&mut layer, 0.3);
     let x = noise(2 * 16 * 64 * 64, 3);
     let found = run(&layer, &x, (2usize, 16usize, 64usize, 64usize), |l, x| l.forward(x));
     let window = Window { kernel: 3.into(), stride: 1.into(), dilation: 1.into(), padding: 1.into() };
     let convolution = Convolution {
         window: window.over("test", 2, 16, 64, 64).unwrap(),
-        out_channels: 8,
+        out_channels: outs,
         groups: 1,
         input_gradient: true,
     };

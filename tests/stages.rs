@@ -509,12 +509,23 @@ fn padding_takes_shapes_by_name_and_refuses_what_does_not_fit() {
         (Padding::new().shape("n", [Some(usize::MAX)]), "too large"),
         (Padding::new().shape("n", [Some(1 << 58)]), "too large"),
         (Padding::new().value("typo", 1.0), "typo"),
+        (Padding::new().text("typo", "x"), "typo"),
+        (Padding::new().text("n", "x"), "the input is of numbers"),
         (Padding::new().lengths("typo", "lengths"), "typo"),
         (Padding::new().lengths("n", "id"), "id"),
     ] {
         let error = first(padding).unwrap_err().to_string();
         assert!(error.contains(word), "{error}");
     }
+    let words = |words: &[&str]| Record::new().with("words", words.to_vec());
+    let texts = Dataset::from_records(vec![words(&["a", "b"]), words(&["c"])]);
+    let first = |padding| texts.padded_batch(2, padding).open(0, 0, 0).unwrap().next().unwrap();
+    for (padding, filled) in [(Padding::new(), ""), (Padding::new().text("words", "<pad>"), "<pad>")] {
+        let batch = first(padding).unwrap();
+        assert_eq!(batch.get("words").unwrap().as_slice::<String>().unwrap(), ["a", "b", "c", filled]);
+    }
+    let error = first(Padding::new().value("words", 1.0)).unwrap_err().to_string();
+    assert!(error.contains("the input is text"), "{error}");
 }
 
 #[test]

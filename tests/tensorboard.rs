@@ -277,3 +277,121 @@ fn gallery() {
     write_all(&Path::new(&dir).join("mnist"), 0.01);
     write_all(&Path::new(&dir).join("mnist_fast"), 0.03);
 }
+
+/// A classifier that calls points positive by a line, and has everything there is to draw of an evaluation.
+mod classifier {
+    use elistimator::metrics::{ConfusionMatrix, PrCurve};
+    use elistimator::prelude::*;
+
+    #[derive(Serialize, Deserialize)]
+    pub struct Sign;
+
+    impl Sign {
+        fn logits(net: &Linear<Cpu>, features: &Features<Cpu>) -> ModelResult<Tensor<(usize, usize), Cpu>> {
+            net.forward(features.tensor::<(usize, usize)>("x")?)
+        }
+    }
+
+    impl ModelFn for Sign {
+        type Net = Linear<Cpu>;
+
+        fn build(&self, device: &Cpu) -> ModelResult<Self::Net> {
+            Linear::new(device, 3, 2)
+        }
+
+        fn optimizer(&self) -> OptimizerConfig {
+            Sgd::new(0.1).into()
+        }
+
+        fn train(
+            &self,
+            net: &mut Self::Net,
+            features: &Features<Cpu>,
+            step: &mut Step<'_, Cpu>,
+        ) -> ModelResult<TrainSpec<Cpu>> {
+            let logits = net.forward(features.tensor::<(usize, usize)>("x")?.traced(step.tape()?))?;
+            Ok(TrainSpec::new(sparse_cross_entropy(logits, &features.indices("label")?)?))
+        }
+
+        fn evaluate(&self, net: &Self::Net, features: &Features<Cpu>) -> ModelResult<EvaluationSpec<Cpu>> {
+            let logits = Self::logits(net, features)?;
+            let labels = features.indices("label")?;
+            let labels: Vec<usize> = labels.iter().copied().collect();
+            let scores = logits.as_vec().chunks(2).map(|two| 1.0 / (1.0 + (two[0] - two[1]).exp())).collect::<Vec<_>>();
+            Ok(EvaluationSpec::new(sparse_cross_entropy(logits.clone(), &features.indices("label")?)?)
+                .metric("confusion", ConfusionMatrix::of(&logits, &labels)?)
+                .metric("positive", PrCurve::from_scores(&scores, &labels)?))
+        }
+    }
+
+    pub fn points(count: usize) -> Dataset {
+        let x: Vec<f32> = (0..3 * count).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();
+        let labels: Vec<i64> = x.chunks(3).map(|x| i64::from(x[0] - 2.0 * x[1] > 0.3)).collect();
+        let arrays = Record::new().with("x", Array::new([count, 3], x).unwrap()).with("label", labels);
+        Dataset::from_arrays(arrays).unwrap()
+    }
+
+    pub fn in_dir(dir: &std::path::Path) -> Elistimator<Sign> {
+        let builder = Elistimator::builder(Sign).progress(ProgressMode::Off).seed(3).model_dir(dir);
+        let mut estimator = builder.resume_or_start().unwrap();
+        estimator.setup(Inputs::train(points(60).shuffle(60).batch(10)).validation(points(100).batch(7))).unwrap();
+        estimator
+    }
+}
+
+#[test]
+fn validate_logs_confusion_matrices_and_pr_curves_and_a_resumed_run_goes_on_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = classifier::in_dir(dir.path());
+    first.train().unwrap().validate().unwrap();
+    first.save_ckpt().unwrap();
+    // Lost work: what is measured here must not stand beside what the resumed run measures.
+    first.train_steps(3).unwrap().validate().unwrap();
+    drop(first);
+    let mut second = classifier::in_dir(dir.path());
+    let metrics = second.train().unwrap().validate().unwrap();
+    assert_eq!(second.global_step(), 12);
+    second.save_ckpt().unwrap();
+
+    let history = elistimator::summary::History::load(dir.path()).unwrap();
+    let (step, counts) = history.matrix("validation/confusion").unwrap();
+    assert_eq!((step, counts.iter().sum::<f64>()), (12, 100.0), "all batches of the validation are in the matrix");
+    assert_eq!((counts[0] + counts[3]) / 100.0, metrics.get("confusion").unwrap());
+    let steps: Vec<u64> = history.records().iter().filter(|r| !r.matrices.is_empty()).map(|r| r.step).collect();
+    assert_eq!(steps, [6, 12]);
+    #[cfg(feature = "plot")]
+    {
+        let picture = dir.path().join("curves.svg");
+        second.plot(&picture).unwrap();
+        assert!(std::fs::read_to_string(picture).unwrap().contains("validation/confusion, step 12"));
+    }
+
+    if !installed("validate_logs_confusion_matrices_and_pr_curves_and_a_resumed_run_goes_on_with_them") {
+        return;
+    }
+    let routes = [
+        "/data/plugin/images/images?run=validation&tag=confusion/matrix&sample=0",
+        "/data/plugin/text/text?run=validation&tag=confusion/table",
+        "/data/plugin/pr_curves/pr_curves?run=validation&tag=positive/curve",
+        "/data/plugin/scalars/scalars?run=validation&tag=confusion",
+    ];
+    for fast in [false, true] {
+        let answers = http(dir.path(), fast, &routes);
+        let steps = |i: usize| -> Vec<u64> {
+            answers[i].as_array().unwrap().iter().map(|point| point["step"].as_u64().unwrap()).collect()
+        };
+        assert_eq!(steps(0), [6, 12], "{}", answers[0]);
+        let picture = format!("/data/plugin/images/individualImage?{}", answers[0][1]["query"].as_str().unwrap());
+        let picture = &http(dir.path(), fast, &[&picture])[0];
+        // A PNG of 64 by 64 pixels: two classes of 32 each.
+        assert!(picture["base64"].as_str().unwrap().starts_with("iVBORw0KGgoAAAANSUhEUgAAAEAAAABA"), "{picture}");
+        assert_eq!(steps(1), [6, 12], "{}", answers[1]);
+        let table = answers[1][1]["text"].as_str().unwrap();
+        assert!(table.contains("<table") && table.contains(&format!(">{}<", counts[0])), "{table}");
+        let curves = answers[2]["validation"].as_array().unwrap();
+        assert_eq!(curves.iter().map(|curve| curve["step"].as_u64().unwrap()).collect::<Vec<_>>(), [6, 12]);
+        assert_eq!(curves[1]["true_positives"][0], counts[2] + counts[3], "{}", curves[1]);
+        assert_eq!(curves[1]["recall"][0], 1.0);
+        assert_eq!(answers[3].as_array().unwrap().len(), 2, "{}", answers[3]);
+    }
+}

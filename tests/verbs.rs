@@ -292,3 +292,17 @@ fn an_error_in_the_model_function_names_the_step() {
     assert_eq!(error.kind(), ErrorKind::Model);
     assert!(error.to_string().contains("step 1") && error.to_string().contains('4'), "{error}");
 }
+
+#[test]
+fn a_fraction_of_memory_is_in_its_range_on_every_device() {
+    for fraction in [0.0, -0.5, 1.5, f64::NAN, f64::INFINITY] {
+        let error = Elistimator::builder(Line::default()).memory_fraction(fraction).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        let expected = format!("memory_fraction: found {fraction}, expected a fraction above 0 and at most 1");
+        assert_eq!(error.to_string(), expected);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for fraction in [f64::MIN_POSITIVE, 0.5, 1.0] {
+        Elistimator::builder(Line::default()).model_dir(dir.path()).memory_fraction(fraction).build().unwrap();
+    }
+}

@@ -24,6 +24,8 @@ def arguments(modes):
     parser.add_argument("mode", nargs="?", choices=modes, default=modes[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions that are timed, after a warm-up")
+    parser.add_argument("--device", default="cpu", help="cuda for a GPU, where the program knows one")
+    parser.add_argument("--read-every", type=int, default=1, help="steps from one loss that is read to the next")
     return parser.parse_args()
 
 
@@ -46,13 +48,14 @@ def warm_up(step, steps):
     return max(5, min(steps, round(LONGEST / fastest)))
 
 
-def rates(step, steps, repetitions):
-    """Steps per second of every repetition, and what the last step returned."""
+def rates(step, steps, repetitions, settle):
+    """Steps per second of every repetition, and what the last step returned. `settle` waits for what a step only asked for."""
     found, last = [], None
     for _ in range(repetitions):
         start = time.perf_counter()
         for _ in range(steps):
             last = step()
+        settle()
         found.append(steps / (time.perf_counter() - start))
     return found, last
 
@@ -61,15 +64,15 @@ def summary(values):
     return {"median": round(statistics.median(values), 2), "min": round(min(values), 2), "max": round(max(values), 2)}
 
 
-def run(args, version, train_step, before_evaluation, evaluation_step):
+def run(args, version, train_step, before_evaluation, evaluation_step, settle=lambda: None):
     """Times both steps and prints the results. A training step returns its loss."""
     first = train_step()  # compiles, where something is compiled
     steps = warm_up(train_step, STEPS[args.workload])
-    train, last = rates(train_step, steps, args.repetitions)
+    train, last = rates(train_step, steps, args.repetitions, settle)
     memory = peak_memory()
     before_evaluation()
     steps = warm_up(evaluation_step, STEPS[args.workload])
-    evaluation, _ = rates(evaluation_step, steps, args.repetitions)
+    evaluation, _ = rates(evaluation_step, steps, args.repetitions, settle)
     result = {
         "name": args.workload,
         "version": version,

@@ -1,6 +1,7 @@
-"""The three workloads in PyTorch on the CPU: eager, or through torch.compile.
+"""The three workloads in PyTorch: eager, or through torch.compile.
 
     python pytorch.py cnn eager --threads 2 --repetitions 5
+    python pytorch.py cnn eager --device cuda --read-every 50
 """
 
 import measure
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 
 torch.set_num_threads(args.threads)
 torch.manual_seed(0)
+device = torch.device(args.device)
 
 
 class Cnn(nn.Module):
@@ -59,12 +61,19 @@ def shuffled_batches(x, y, batch):
         order = torch.randperm(len(x))
         for start in range(0, len(x) - batch + 1, batch):
             rows = order[start : start + batch]
-            yield x[rows], y[rows]
+            yield to_device(x[rows]), to_device(y[rows])
+
+
+def to_device(values):
+    if device.type == "cpu":
+        return values
+    # From memory that the device reads on its own, as a data loader with pin_memory does.
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 examples, batch, label_shape, input_shape = measure.SIZES[args.workload]
 batches = shuffled_batches(*synthetic(examples, label_shape, input_shape), batch)
-model = {"cnn": Cnn, "mlp": mlp, "lstm": Lstm}[args.workload]().train()
+model = {"cnn": Cnn, "mlp": mlp, "lstm": Lstm}[args.workload]().train().to(device)
 if args.workload == "cnn":
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
 else:
@@ -72,13 +81,21 @@ else:
 forward = torch.compile(model) if args.mode == "compile" else model
 
 
+steps_done, last_loss = 0, float("nan")
+
+
 def train_step():
+    global steps_done, last_loss
     x, y = next(batches)
     optimizer.zero_grad()
     loss = F.cross_entropy(forward(x).reshape(-1, 10), y.reshape(-1))
     loss.backward()
     optimizer.step()
-    return loss.item()
+    # Reading waits for the device.
+    if steps_done % args.read_every == 0:
+        last_loss = loss.item()
+    steps_done += 1
+    return last_loss
 
 
 def evaluation_step():
@@ -89,4 +106,5 @@ def evaluation_step():
         return loss.item(), (logits.argmax(-1) == y).float().mean().item()
 
 
-measure.run(args, f"torch {torch.__version__}", train_step, model.eval, evaluation_step)
+settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+measure.run(args, f"torch {torch.__version__}", train_step, model.eval, evaluation_step, settle)

@@ -67,9 +67,11 @@ fn at_every_operation(keep: usize, write: impl Fn(&mut Store) -> crate::Result<(
             let store = open(&disk);
             check(&store, acknowledged);
             for info in store.list() {
-                store
+                let found = store
                     .load(info.step)
                     .unwrap_or_else(|error| panic!("operation {n}: a listed checkpoint is damaged: {error}"));
+                let listed = (info.order, info.metrics);
+                assert_eq!(listed, (found.state.order, found.metrics), "operation {n}: listed is another one");
             }
             store.load_latest().unwrap();
             if !failed {

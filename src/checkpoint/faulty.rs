@@ -1,6 +1,6 @@
 //! A disk for tests: in memory, it fails when told to, and forgets at a power cut what was not made durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -16,6 +16,10 @@ struct Files {
     now: BTreeMap<PathBuf, Node>,
     /// What survives a power cut.
     durable: BTreeMap<PathBuf, Node>,
+    /// Names whose directory was synced since they were given. A directory that is renamed takes along those in it.
+    synced: BTreeSet<PathBuf>,
+    /// Names that were given to other directories than they durably belong to.
+    renamed: BTreeSet<PathBuf>,
     operations: u64,
     fail_at: Option<u64>,
     /// Whether everything fails from the failing operation on, as after a crash.
@@ -95,6 +99,8 @@ impl FaultyDisk {
         let now = durable.iter().filter(|(path, _)| is_reached(path)).map(|(path, node)| (path.clone(), node.clone()));
         files.now = now.collect();
         files.durable = files.now.clone();
+        files.synced = files.now.keys().cloned().collect();
+        files.renamed.clear();
         (files.fail_at, files.dead) = (None, false);
     }
 
@@ -152,6 +158,7 @@ impl Storage for FaultyDisk {
         if !files.now.contains_key(path) {
             files.now.insert(path.to_owned(), None);
             files.durable.insert(path.to_owned(), None);
+            files.synced.insert(path.to_owned());
         }
         Ok(())
     }
@@ -196,6 +203,9 @@ impl Storage for FaultyDisk {
         if files.now.contains_key(to) && (node.is_none() || files.now[to].is_none()) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        if node.is_none() {
+            files.renamed.insert(to.to_owned());
+        }
         let moved: Vec<PathBuf> = below(&files.now, from).cloned().chain([from.to_owned()]).collect();
         for path in moved {
             let target = if path == from { to.to_owned() } else { to.join(path.strip_prefix(from).unwrap()) };
@@ -204,6 +214,11 @@ impl Storage for FaultyDisk {
             let synced = PathBuf::from("bytes of").join(path.strip_prefix("/").unwrap());
             if let Some(bytes) = files.durable.remove(&synced) {
                 files.durable.insert(PathBuf::from("bytes of").join(target.strip_prefix("/").unwrap()), bytes);
+            }
+            if files.synced.remove(&path) && path != from {
+                files.synced.insert(target.clone());
+            } else {
+                files.synced.remove(&target);
             }
             files.now.insert(target, node);
         }
@@ -223,8 +238,16 @@ impl Storage for FaultyDisk {
             files.durable.remove(&name);
         }
         for name in names {
-            // A directory's name becomes durable with what was durable in it; a file's with its synced bytes.
+            // A directory's name becomes durable with the names in it that are; a file's with its synced bytes.
+            files.synced.insert(name.clone());
+            if files.renamed.remove(&name) {
+                files.durable.retain(|path, _| !path.starts_with(&name));
+            }
             let contents: Vec<PathBuf> = below(&files.now, &name).cloned().chain([name.clone()]).collect();
+            let is_reached = |path: &&PathBuf| {
+                path.ancestors().take_while(|above| above.starts_with(&name)).all(|above| files.synced.contains(above))
+            };
+            let contents: Vec<PathBuf> = contents.iter().filter(is_reached).cloned().collect();
             for path in contents {
                 let node = match &files.now[&path] {
                     None => None,
@@ -244,6 +267,7 @@ impl Storage for FaultyDisk {
         match files.now.get(path) {
             Some(Some(_)) => {
                 files.now.remove(path);
+                files.synced.remove(path);
                 Ok(())
             }
             Some(None) => Err(io::ErrorKind::IsADirectory.into()),
@@ -259,6 +283,7 @@ impl Storage for FaultyDisk {
         files.now.retain(|name, _| !name.starts_with(path));
         // The worst case: a deletion is durable at once, before the renames around it are.
         files.durable.retain(|name, _| !name.starts_with(path));
+        files.synced.retain(|name| !name.starts_with(path));
         Ok(())
     }
 

@@ -210,6 +210,18 @@ impl Lock {
 mod tests {
     use super::*;
 
+    /// Rule: what is longer than it may be is not read, and takes no memory.
+    #[test]
+    fn a_file_that_is_too_long_is_refused_before_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.bin");
+        fs::write(&path, b"twelve bytes").unwrap();
+        assert_eq!(Disk.read(&path, 12).unwrap(), b"twelve bytes");
+        let error = Disk.read(&path, 11).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(error.to_string().contains("12 bytes, expected at most 11"), "{error}");
+    }
+
     /// The kernel's own files say that they are longer than what can be read of them, as does a file that another process
     /// cuts between the question and the reading.
     #[test]

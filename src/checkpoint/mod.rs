@@ -21,6 +21,9 @@ pub(crate) use state::State;
 pub(crate) use store::{Access, Snapshot, Store};
 pub(crate) use tensors::Tensors;
 
+/// The metrics of a checkpoint by name.
+pub type MetricValues = std::collections::BTreeMap<String, f64>;
+
 /// What fuzzing needs of the insides.
 #[cfg(test)]
 pub(crate) mod parsers {
@@ -29,6 +32,3 @@ pub(crate) mod parsers {
     pub(crate) use super::index::{from_bytes as index_from_bytes, to_bytes as index_to_bytes};
     pub(crate) use super::state::{metrics_from_bytes, metrics_to_bytes};
 }
-
-/// The metrics of a checkpoint by name.
-pub type MetricValues = std::collections::BTreeMap<String, f64>;

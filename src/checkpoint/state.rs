@@ -170,6 +170,17 @@ mod tests {
     }
 
     #[test]
+    fn bytes_left_over_are_an_error_even_with_a_right_checksum() {
+        let good = state().to_bytes().unwrap();
+        for extra in [1, 8] {
+            let mut bytes = good[..good.len() - 4].to_vec();
+            bytes.resize(bytes.len() + extra, 0);
+            bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+            assert_eq!(State::from_bytes(&bytes).unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+    }
+
+    #[test]
     fn another_version_is_said_to_be_one() {
         let mut bytes = state().to_bytes().unwrap();
         bytes.truncate(bytes.len() - 4);

@@ -306,11 +306,11 @@ impl Array {
     /// # Errors
     /// [`ErrorKind::Data`] when ranks or types differ, or there is no array.
     pub fn pad_stack(arrays: &[Self], pad: f64) -> Result<Self> {
-        Self::pad_stack_to(arrays, pad, None)
+        Self::pad_stack_to(arrays, pad, "", None)
     }
 
     /// The same with lengths given for some axes, which no array may exceed.
-    pub(crate) fn pad_stack_to(arrays: &[Self], pad: f64, shape: Option<&[Option<usize>]>) -> Result<Self> {
+    pub(crate) fn pad_stack_to(arrays: &[Self], pad: f64, text: &str, shape: Option<&[Option<usize>]>) -> Result<Self> {
         let first = arrays.first().ok_or_else(|| Error::new(ErrorKind::Data, "cannot stack no arrays at all"))?;
         let mut dims = first.dims.clone();
         for (index, array) in arrays.iter().enumerate() {
@@ -358,7 +358,7 @@ impl Array {
             Values::I64(buffer) => place(buffer, arrays, &dims, len, pad as i64),
             Values::U8(buffer) => place(buffer, arrays, &dims, len, pad as u8),
             Values::Bool(buffer) => place(buffer, arrays, &dims, len, pad != 0.0),
-            Values::Text(buffer) => place(buffer, arrays, &dims, len, String::new()),
+            Values::Text(buffer) => place(buffer, arrays, &dims, len, text.to_owned()),
         }
         .ok_or_else(too_large)?;
         let mut all = vec![arrays.len()];
@@ -383,6 +383,24 @@ impl Array {
                 return Err(Error::new(ErrorKind::Signature, message));
             }
         })
+    }
+
+    /// The values as [`to_f32`](Self::to_f32) gives them, written to memory that is there already.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn write_f32(&self, to: &mut [f32]) -> Result<()> {
+        fn write<T: Copy>(from: &[T], to: &mut [f32], convert: impl Fn(T) -> f32) {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = convert(*from));
+        }
+        match &self.values {
+            Values::F32(buffer) => write(buffer.as_slice(), to, |x| x),
+            Values::F64(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::I32(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::I64(buffer) => write(buffer.as_slice(), to, |x| x as f32),
+            Values::U8(buffer) => write(buffer.as_slice(), to, f32::from),
+            Values::Bool(buffer) => write(buffer.as_slice(), to, |x| f32::from(u8::from(x))),
+            Values::Text(_) => to.copy_from_slice(&self.to_f32()?),
+        }
+        Ok(())
     }
 
     /// The same values as another numeric type, as Rust's `as` converts them.

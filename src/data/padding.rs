@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::data::{Array, Record};
+use crate::data::{Array, Dtype, Record};
 use crate::{Error, ErrorKind, Result};
 
-/// How `padded_batch` and `bucket_by_length` fill up shorter examples: with 0 (false, the empty text), or a value by input
+/// How `padded_batch` and `bucket_by_length` fill up shorter examples: with 0 (false, the empty text), or a value or text by input
 /// name; up to the longest of the batch, or a shape by input name; and whether the lengths before padding become inputs of
 /// their own. A name that is in no example is an error of the first batch.
 ///
@@ -25,6 +25,7 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default)]
 pub struct Padding {
     values: BTreeMap<String, f64>,
+    texts: BTreeMap<String, String>,
     shapes: BTreeMap<String, Vec<Option<usize>>>,
     lengths: BTreeMap<String, String>,
 }
@@ -39,6 +40,24 @@ impl Padding {
     #[must_use]
     pub fn value(mut self, input: &str, value: f64) -> Self {
         self.values.insert(input.to_owned(), value);
+        self
+    }
+
+    /// This input, of text, with this text: `<pad>` where a vocabulary has it. A [`value`](Self::value) for text, or a text
+    /// for numbers, is an error of the first batch.
+    ///
+    /// ```
+    /// use elistimator::data::{Dataset, Padding, Record};
+    ///
+    /// let words = |words: &[&str]| Record::new().with("words", words.iter().map(|word| word.to_string()).collect::<Vec<_>>());
+    /// let sentences = Dataset::from_records(vec![words(&["to", "be"]), words(&["be"])]);
+    /// let batch = sentences.padded_batch(2, Padding::new().text("words", "<pad>")).open(0, 0, 0)?.next().unwrap()?;
+    /// assert_eq!(batch.get("words")?.as_slice::<String>()?, ["to", "be", "be", "<pad>"]);
+    /// # Ok::<(), elistimator::Error>(())
+    /// ```
+    #[must_use]
+    pub fn text(mut self, input: &str, text: impl Into<String>) -> Self {
+        self.texts.insert(input.to_owned(), text.into());
         self
     }
 
@@ -69,7 +88,15 @@ impl Padding {
     /// One name of a batch.
     pub(crate) fn apply(&self, name: &str, arrays: &[Array], batch: &mut Record) -> Result<()> {
         let shape = self.shapes.get(name).map(Vec::as_slice);
-        batch.insert(name, Array::pad_stack_to(arrays, self.values.get(name).copied().unwrap_or(0.0), shape)?);
+        let is_text = arrays.first().is_some_and(|array| array.dtype() == Dtype::Text);
+        let (value, text) = (self.values.get(name), self.texts.get(name));
+        if is_text && value.is_some() || !is_text && text.is_some() {
+            let (found, set) = if is_text { ("text", "a number (`value`)") } else { ("of numbers", "a text (`text`)") };
+            let message = format!("padding is set to {set}, but the input is {found}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let text = text.map_or("", String::as_str);
+        batch.insert(name, Array::pad_stack_to(arrays, value.copied().unwrap_or(0.0), text, shape)?);
         if let Some(lengths) = self.lengths.get(name) {
             let values: Vec<i64> = arrays.iter().map(|array| array.rows() as i64).collect();
             batch.insert(lengths.as_str(), values);
@@ -79,7 +106,7 @@ impl Padding {
 
     /// Whether what is set fits examples with these arrays.
     pub(crate) fn check(&self, names: &[&str]) -> Result<()> {
-        let set = self.values.keys().chain(self.shapes.keys()).chain(self.lengths.keys());
+        let set = self.values.keys().chain(self.texts.keys()).chain(self.shapes.keys()).chain(self.lengths.keys());
         if let Some(unknown) = set.into_iter().find(|name| !names.contains(&name.as_str())) {
             let message = format!("padding is set for {unknown:?}, but the examples have {names:?}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));

@@ -47,11 +47,14 @@ impl Stage for Prefetch {
         let (sender, records) = bounded(self.ahead);
         let work = move || {
             heap::keep();
-            loop {
+            for number in position.. {
                 let item = match unwind::catch(|| input.next()) {
                     Ok(None) => return,
                     Ok(Some(item)) => item,
-                    Err(panic) => Err(Error::new(ErrorKind::Data, format!("prefetch: the pipeline panicked: {panic}"))),
+                    Err(panic) => Err(Error::new(
+                        ErrorKind::Data,
+                        format!("prefetch: element {number}: the pipeline panicked: {panic}"),
+                    )),
                 };
                 let failed = item.is_err();
                 if sender.send(item).is_err() || failed {

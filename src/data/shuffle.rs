@@ -51,7 +51,10 @@ impl Stage for Shuffle {
         let skip = usize::try_from(position).unwrap_or(usize::MAX);
         if let Some(indices) = self.indices(pass, position) {
             let input = Arc::clone(&self.input);
-            return Ok(Stream::new(indices.map(move |row| first_row(&input.gather(&[row])?))));
+            return Ok(Stream::new(indices.zip(position..).map(move |(row, number)| {
+                let row = input.gather(&[row]).and_then(|batch| first_row(&batch));
+                row.map_err(|error| error.at(format_args!("shuffle: element {number}")))
+            })));
         }
         let input = self.input.open(pass, 0)?;
         let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };

@@ -78,7 +78,7 @@ pub(crate) struct Cast {
 
 impl Cast {
     fn apply(name: &str, dtype: Dtype, mut record: Record) -> Result<Record> {
-        let array = record.get(name)?.cast(dtype).map_err(|error| error.at(format_args!("cast {name:?}")))?;
+        let array = record.get(name)?.cast(dtype).map_err(|error| error.at(format_args!("input {name:?}")))?;
         record.insert(name, array);
         Ok(record)
     }
@@ -87,7 +87,10 @@ impl Cast {
 impl Stage for Cast {
     fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
         let (name, dtype) = (self.name.clone(), self.dtype);
-        Ok(Stream::new(self.input.open(pass, position)?.map(move |record| Self::apply(&name, dtype, record?))))
+        let numbered = self.input.open(pass, position)?.zip(position..);
+        Ok(Stream::new(numbered.map(move |(record, number)| {
+            Self::apply(&name, dtype, record?).map_err(|error| error.at(format_args!("cast: element {number}")))
+        })))
     }
 
     fn len(&self) -> Option<u64> {
@@ -103,7 +106,7 @@ impl Stage for Cast {
     }
 
     fn gather(&self, rows: &[usize]) -> Result<Record> {
-        Self::apply(&self.name, self.dtype, self.input.gather(rows)?)
+        Self::apply(&self.name, self.dtype, self.input.gather(rows)?).map_err(|error| error.at("cast"))
     }
 
     fn describe(&self, out: &mut String) {
@@ -177,15 +180,18 @@ impl Stage for Batch {
         let (size, start) = (self.size, position.saturating_mul(self.size as u64));
         if let (None, Some(mut indices)) = (&self.padding, self.input.indices(pass, start)) {
             let input = Arc::clone(&self.input);
-            let mut rows = Vec::with_capacity(size);
+            let mut rows = Vec::new();
+            let mut numbers = position..;
             return Ok(Stream::new(std::iter::from_fn(move || {
                 rows.clear();
                 rows.extend(indices.by_ref().take(size));
-                (!rows.is_empty()).then(|| input.gather(&rows))
+                let number = numbers.next().filter(|_| !rows.is_empty())?;
+                Some(input.gather(&rows).map_err(|error| error.at(format_args!("batch: element {number}"))))
             })));
         }
         let mut records = self.input.open(pass, start)?.fuse();
         let padding = self.padding.clone();
+        let stage = if padding.is_some() { "padded_batch" } else { "batch" };
         let mut number = position;
         Ok(Stream::new(std::iter::from_fn(move || {
             let examples: Result<Vec<Record>> = records.by_ref().take(size).collect();
@@ -193,7 +199,8 @@ impl Stage for Batch {
             match examples {
                 Ok(examples) if examples.is_empty() => None,
                 Ok(examples) => Some(
-                    stack(&examples, padding.as_ref()).map_err(|error| error.at(format_args!("batch {}", number - 1))),
+                    stack(&examples, padding.as_ref())
+                        .map_err(|error| error.at(format_args!("{stage}: element {}", number - 1))),
                 ),
                 Err(error) => Some(Err(error)),
             }

@@ -3,11 +3,14 @@
 use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::data::{Dataset, Record, Source, input_file};
 use crate::{Error, ErrorKind, Result};
 
-/// How the bytes of a text file become characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How the bytes of a text file become characters. Older corpora (movie reviews, CoNLL-2002) are in Latin-1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Encoding {
     /// UTF-8; a byte order mark at the beginning of a file is left out, and bytes that are no UTF-8 are an error.

@@ -70,7 +70,7 @@ pub(super) fn damage(files: &mut Files, mutator: &mut Mutator) {
             }
             (3, Some(checkpoint)) => drop(files.insert(checkpoint.join("pinned"), Vec::new())),
             (4, Some(checkpoint)) => drop(files.insert(checkpoint.join("state.bin/inside"), Vec::new())),
-            (5 | 6 | 7, Some(checkpoint)) => settle(files, &checkpoint, mutator),
+            (5..=7, Some(checkpoint)) => settle(files, &checkpoint, mutator),
             _ => {
                 let other = files[&other].clone();
                 let bytes = files.get_mut(&path).unwrap();
@@ -124,7 +124,7 @@ fn settle(files: &mut Files, checkpoint: &Path, mutator: &mut Mutator) {
         1 => state.order = number,
         2 => state.saved_at = number as i64,
         3 => (state.epoch, state.position) = (number, number),
-        4 => state.is_finite = number % 2 == 0,
+        4 => state.is_finite = number.is_multiple_of(2),
         5 => state.settings = vec![("monitor".into(), format!("{{\"metric\":\"{number}\",\"mode\":\"Max\"}}"))],
         6 => state.files.truncate(at),
         7 => state.files.iter_mut().skip(at).take(1).for_each(|file| file.1 = number),

@@ -40,6 +40,7 @@ pub(super) const TARGETS: [Target; 9] = [
 fn nothing(_: &mut Vec<u8>, _: &mut Mutator) {}
 
 /// The checksum at the end; now and then the magic and the version as well.
+#[allow(clippy::ptr_arg)] // of one type with the others, some of which change the length
 fn seal(bytes: &mut Vec<u8>, mutator: &mut Mutator) {
     if mutator.one_in(16) || bytes.len() < 16 {
         return;
@@ -53,6 +54,7 @@ fn seal(bytes: &mut Vec<u8>, mutator: &mut Mutator) {
 }
 
 /// The length of the header, up to the brace that ends it.
+#[allow(clippy::ptr_arg)] // of one type with the others, some of which change the length
 fn header_length(bytes: &mut Vec<u8>, mutator: &mut Mutator) {
     if bytes.len() < 8 || mutator.one_in(8) {
         return;
@@ -159,6 +161,9 @@ fn history(bytes: &[u8]) -> bool {
     let Ok(history) = History::read(bytes, Path::new("memory")) else { return false };
     for name in history.names() {
         let _ = history.series(&name);
+    }
+    for name in history.matrices() {
+        let _ = history.matrix(&name);
     }
     let _ = history.without_machine();
     // A table of many steps by many names is as large as both together: that is the caller's choice.

@@ -4,12 +4,13 @@ use dfdx::shapes::{Dim, HasShape};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::examples::{as_many_of_each, can_be_summed, class_count, class_index};
-use crate::metrics::{Metric, argmax};
+use crate::metrics::{Figure, Metric, argmax};
 use crate::nn::Tensor;
 use crate::{Device, ModelResult};
 
 /// How often each class was predicted for each label, to see which classes a classifier takes for which. Rows are labels,
-/// columns predictions; its [`value`](Metric::value) is the accuracy.
+/// columns predictions; its [`value`](Metric::value) is the accuracy. As a metric of an evaluation it is drawn by every
+/// `validate`: for TensorBoard, and by [`Elistimator::plot`](crate::Elistimator).
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ConfusionMatrix {
     counts: Vec<f64>,
@@ -108,6 +109,10 @@ impl Metric for ConfusionMatrix {
     fn value(&self) -> f64 {
         let right: f64 = self.counts.iter().step_by(self.classes() + 1).sum();
         right / self.counts.iter().sum::<f64>()
+    }
+
+    fn figure(&self) -> Option<Figure> {
+        Some(self.clone().into())
     }
 }
 

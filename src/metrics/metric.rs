@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use crate::metrics::Figure;
 use crate::{Error, ErrorKind, Result};
 
 /// A metric as a state that grows: make one from every batch, merge them, and ask for the value at the end. Implement it
@@ -35,6 +36,11 @@ pub trait Metric: Send + 'static {
     fn values(&self) -> Vec<(String, f64)> {
         vec![(String::new(), self.value())]
     }
+
+    /// What `validate` draws of it beside its numbers; nothing unless the metric says so.
+    fn figure(&self) -> Option<Figure> {
+        None
+    }
 }
 
 /// Any [`Metric`] behind a pointer; implemented for all of them.
@@ -47,6 +53,11 @@ pub trait MetricState: Send {
 
     /// The metric's values.
     fn values(&self) -> Vec<(String, f64)>;
+
+    /// What there is to draw of it.
+    fn figure(&self) -> Option<Figure> {
+        None
+    }
 
     /// The state as itself, to be merged.
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
@@ -64,6 +75,10 @@ impl<M: Metric> MetricState for M {
 
     fn values(&self) -> Vec<(String, f64)> {
         Metric::values(self)
+    }
+
+    fn figure(&self) -> Option<Figure> {
+        Metric::figure(self)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -3,15 +3,16 @@
 use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metric;
 use crate::metrics::pr_auc::{at_bin, average_precision};
 use crate::metrics::score_histogram::ScoreHistogram;
+use crate::metrics::{Figure, Metric};
 use crate::nn::{Tensor, read};
 use crate::{Device, ModelResult};
 
 /// The precision-recall curve, to choose a threshold or to plot; its [`value`](Metric::value) is the average precision, as of
 /// [`PrAuc`](crate::metrics::PrAuc), which also tells what the bins cost. Thresholds are the lower edges of equal bins over
-/// `[0, 1]` (1000 unless set), and the counts at each are exact.
+/// `[0, 1]` (1000 unless set), and the counts at each are exact. As a metric of an evaluation it is on TensorBoard's page of
+/// PR curves after every `validate`.
 ///
 /// ```
 /// use elistimator::metrics::PrCurve;
@@ -109,5 +110,9 @@ impl Metric for PrCurve {
     /// The average precision; NaN without positives.
     fn value(&self) -> f64 {
         average_precision(&self.0, at_bin)
+    }
+
+    fn figure(&self) -> Option<Figure> {
+        Some(self.clone().into())
     }
 }

@@ -53,6 +53,8 @@ pub use loss::{CrossEntropy, Logits, Loss, sparse_cross_entropy};
 pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub use norm::{BatchNorm, LayerNorm};
+#[cfg(feature = "cuda")]
+pub(crate) use parameter::Loan;
 pub(crate) use parameter::read;
 pub use parameter::{Parameter, host_reads};
 pub(crate) use pattern::matches;

@@ -23,8 +23,31 @@ pub struct Parameter<D: Device> {
     /// On the host, the values themselves: our kernels read and update them without the copies that dfdx's private storage costs.
     host: Option<Arc<Vec<f32>>>,
     tensor_is_stale: AtomicBool,
+    /// Whether somebody may hold a clone of the tensor that `loans` does not count.
+    given_away: AtomicBool,
+    /// Shared with every loan that is alive.
+    #[cfg(feature = "cuda")]
+    loans: Arc<()>,
     dims: Vec<usize>,
     trainable: bool,
+}
+
+/// A parameter's tensor as our own operations keep it until their way back: counted, so that an update knows when nobody
+/// shares the values and they may be written where they are. Whoever clones the tensor out of it must drop the clone first.
+#[cfg(feature = "cuda")]
+#[derive(Debug, Clone)]
+pub(crate) struct Loan<D: Device> {
+    tensor: Tensor<(usize,), D>,
+    _counted: Arc<()>,
+}
+
+#[cfg(feature = "cuda")]
+impl<D: Device> std::ops::Deref for Loan<D> {
+    type Target = Tensor<(usize,), D>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.tensor
+    }
 }
 
 /// How many times a tensor was copied from a device to the host: asserted by tests, since each one waits for the device.
@@ -65,7 +88,7 @@ impl<D: Device> Parameter<D> {
         }
         let host = D::READS_ARE_FREE.then(|| Arc::new(values.clone()));
         let tensor = Mutex::new(device.try_tensor_from_vec(values, (len,))?);
-        Ok(Self { tensor, host, tensor_is_stale: AtomicBool::new(false), dims: dims.to_vec(), trainable: true })
+        Ok(Self::of(tensor, host, dims))
     }
 
     /// A parameter that takes over a tensor with its identity.
@@ -76,7 +99,20 @@ impl<D: Device> Parameter<D> {
             Arc::new(values)
         });
         let tensor = Mutex::new(tensor);
-        Self { tensor, host, tensor_is_stale: AtomicBool::new(false), dims: dims.to_vec(), trainable: true }
+        Self { given_away: AtomicBool::new(true), ..Self::of(tensor, host, dims) }
+    }
+
+    fn of(tensor: Mutex<Tensor<(usize,), D>>, host: Option<Arc<Vec<f32>>>, dims: &[usize]) -> Self {
+        Self {
+            tensor,
+            host,
+            tensor_is_stale: AtomicBool::new(false),
+            given_away: AtomicBool::new(false),
+            #[cfg(feature = "cuda")]
+            loans: Arc::new(()),
+            dims: dims.to_vec(),
+            trainable: true,
+        }
     }
 
     /// The same, but kept out of training: running statistics, given embeddings.
@@ -119,6 +155,7 @@ impl<D: Device> Parameter<D> {
         {
             tensor.copy_from(host);
         }
+        self.given_away.store(true, Ordering::Release);
         tensor.clone()
     }
 
@@ -139,7 +176,32 @@ impl<D: Device> Parameter<D> {
 
     /// The tensor with the parameter's identity, its values possibly out of date: for the gradients of our own operations.
     pub(crate) fn identity(&self) -> Tensor<(usize,), D> {
+        self.given_away.store(true, Ordering::Release);
         self.lock().clone()
+    }
+
+    /// The same without a clone.
+    pub(crate) fn with_identity<R>(&self, f: impl FnOnce(&Tensor<(usize,), D>) -> R) -> R {
+        f(&self.lock())
+    }
+
+    /// The flat tensor for an operation of our own on a device that is not the host.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn lend(&self) -> Loan<D> {
+        Loan { tensor: self.lock().clone(), _counted: self.loans.clone() }
+    }
+
+    /// Whether a clone of the tensor may be alive, which must not see an update.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_shared(&self) -> bool {
+        self.given_away.load(Ordering::Acquire) || Arc::strong_count(&self.loans) > 1
+    }
+
+    /// To be called when dfdx has just changed the tensor in place: it gives a shared tensor storage of its own first.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn is_alone_again(&mut self) {
+        *self.given_away.get_mut() = false;
+        self.loans = Arc::new(());
     }
 
     /// On the host, the values, shared with the parameter until it is next updated; `None` on other devices.
@@ -162,6 +224,7 @@ impl<D: Device> Parameter<D> {
         drop(self.flat());
         let tensor = self.tensor.get_mut().unwrap_or_else(PoisonError::into_inner);
         let result = change(tensor);
+        *self.given_away.get_mut() = true;
         if let Some(host) = &mut self.host {
             tensor.copy_into(Arc::make_mut(host).as_mut_slice());
         }

@@ -13,6 +13,8 @@ pub(crate) mod update;
 
 pub use adaptive::{Adagrad, Ftrl, Lamb};
 pub use average::WeightAverage;
+#[cfg(feature = "cuda")]
+pub(crate) use config::Rule;
 pub use config::{Adam, OptimizerConfig, RmsProp, Sgd};
 pub use early_stopping::EarlyStopping;
 pub use optimizer::Optimizer;

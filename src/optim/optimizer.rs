@@ -87,6 +87,7 @@ impl<D: Device> Optimizer<D> {
             base => *learning_rate / base,
         };
         let mut index = 0;
+        let mut pending = D::Pending::default();
         net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
             let PartMut::Parameter(parameter) = part else { return Ok(()) };
             if slots.len() == index {
@@ -102,15 +103,16 @@ impl<D: Device> Optimizer<D> {
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
             if slot.decays {
-                D::update(slot.updates, rule, rate, parameter, gradients, moments)?;
+                D::update(slot.updates, rule, rate, parameter, gradients, moments, &mut pending)?;
             } else {
-                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments)?;
+                D::update(slot.updates, &rule.without_decay(), rate, parameter, gradients, moments, &mut pending)?;
             }
             if let Some(spent) = spent.last_mut() {
                 *spent = D::UPDATE_ZEROES;
             }
             Ok(())
-        }))
+        }))?;
+        D::finish(pending, gradients, moments)
     }
 
     /// How many values are remembered for each one of this parameter.

@@ -2,8 +2,6 @@
 
 use dfdx::optim::{AdamConfig, Momentum, SgdConfig, WeightDecay};
 use dfdx::tensor::Cpu;
-#[cfg(feature = "cuda")]
-use dfdx::tensor::Cuda;
 use rayon::prelude::*;
 
 use crate::nn::backend::Backend;
@@ -21,7 +19,11 @@ pub trait Update: Backend {
     #[doc(hidden)]
     const UPDATE_ZEROES: bool = false;
 
-    /// `step` counts from 1.
+    /// Updates that wait for being made together.
+    #[doc(hidden)]
+    type Pending: Default;
+
+    /// Updates a parameter, at the latest in [`finish`](Self::finish). `step` counts from 1.
     #[doc(hidden)]
     fn update(
         step: u64,
@@ -30,11 +32,27 @@ pub trait Update: Backend {
         parameter: &mut Parameter<Self>,
         gradients: &mut Gradients<Self>,
         moments: &mut [Gradients<Self>; 2],
+        pending: &mut Self::Pending,
     ) -> ModelResult<()>
     where
         Self: Device,
     {
+        let _ = pending;
         stock(step, rule, learning_rate, parameter, gradients, moments)
+    }
+
+    /// Makes the updates that wait, with the gradients and moments that they were given.
+    #[doc(hidden)]
+    fn finish(
+        pending: Self::Pending,
+        gradients: &mut Gradients<Self>,
+        moments: &mut [Gradients<Self>; 2],
+    ) -> ModelResult<()>
+    where
+        Self: Device,
+    {
+        let _ = (pending, gradients, moments);
+        Ok(())
     }
 
     /// Clips every value of a parameter's gradient.
@@ -79,15 +97,12 @@ pub trait Update: Backend {
     }
 }
 
-#[cfg(feature = "cuda")]
-impl Update for Cuda {}
-
 fn l2(weight_decay: f64) -> Option<WeightDecay> {
     (weight_decay != 0.0).then_some(WeightDecay::L2(weight_decay))
 }
 
 /// dfdx's own kernels.
-fn stock<D: Device>(
+pub(crate) fn stock<D: Device>(
     step: u64,
     rule: &Rule,
     learning_rate: f64,
@@ -103,10 +118,8 @@ fn stock<D: Device>(
         Rule::Sgd(_) | Rule::Adam(_) => {}
     }
     let [first, second] = moments;
-    let identity = parameter.identity();
     // The ghost has the identity without the storage, which the update would otherwise have to copy.
-    let ghost = identity.ghost();
-    drop(identity);
+    let ghost = parameter.identity().ghost();
     let gradient = gradients.get_or_alloc_mut(&ghost)?;
     match rule {
         Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => {
@@ -139,6 +152,8 @@ const CHUNK: usize = 1 << 15;
 impl Update for Cpu {
     const UPDATE_ZEROES: bool = true;
 
+    type Pending = ();
+
     fn update(
         step: u64,
         rule: &Rule,
@@ -146,6 +161,7 @@ impl Update for Cpu {
         parameter: &mut Parameter<Self>,
         gradients: &mut Gradients<Self>,
         [first, second]: &mut Moments<Self>,
+        (): &mut (),
     ) -> ModelResult<()> {
         let ghost = parameter.identity().ghost();
         let mut gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
@@ -441,7 +457,8 @@ mod tests {
                     };
                     let (lr, step) = (config.learning_rate(), step as u64);
                     let mut our_gradients = gradients(&ours);
-                    Cpu::update(step, &config.rule, lr, &mut ours, &mut our_gradients, &mut our_moments).unwrap();
+                    Cpu::update(step, &config.rule, lr, &mut ours, &mut our_gradients, &mut our_moments, &mut ())
+                        .unwrap();
                     let mut their_gradients = gradients(&theirs);
                     stock(step, &config.rule, lr, &mut theirs, &mut their_gradients, &mut their_moments).unwrap();
                 }
@@ -463,7 +480,7 @@ mod tests {
         for (step, g) in [(1, 1.0), (2, -2.0)] {
             let mut gradients = Gradients::leaky();
             **gradients.get_or_alloc_mut(&parameter.identity()).unwrap() = vec![g as f32];
-            Cpu::update(step, &config.rule, 0.1, &mut parameter, &mut gradients, &mut moments).unwrap();
+            Cpu::update(step, &config.rule, 0.1, &mut parameter, &mut gradients, &mut moments, &mut ()).unwrap();
             m = 0.9 * m + 0.1 * g;
             v = 0.999 * v + 0.001 * g * g;
             w -=

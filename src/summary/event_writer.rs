@@ -185,7 +185,7 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
-const PREFIX: &str = "events.out.tfevents.";
+pub(super) const PREFIX: &str = "events.out.tfevents.";
 
 /// Readers take the files of a directory in the order of their names, which begin with a time in seconds. Two sessions in one
 /// second, or a clock that went back, must not swap them: the time in the name is at least one more than the latest there.

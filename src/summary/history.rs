@@ -1,6 +1,7 @@
 //! The plain history of a run: one line of JSON for each record.
 
 use crate::gauges::MACHINE;
+use crate::metrics::Figure;
 use crate::{Error, ErrorKind, Result};
 use serde_json::{Map, Value, json};
 use std::{
@@ -14,6 +15,8 @@ use std::{
 const FILE: &str = "history.jsonl";
 /// A longer line is none of ours, and is not read into memory.
 const LINE: u64 = 1 << 20;
+/// The most classes of a matrix that is kept and drawn.
+pub(crate) const CLASSES: usize = 100;
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// The numbers of one step: where they come from (`train`, `validation`), and their values by name.
@@ -27,6 +30,8 @@ pub struct Record {
     pub source: String,
     /// Values by name; NaN and infinity among them.
     pub values: BTreeMap<String, f64>,
+    /// Confusion matrices by name, of at most 100 classes: counts row by row, a row for each label.
+    pub matrices: BTreeMap<String, Vec<f64>>,
 }
 
 /// What a run logged, read back from `history.jsonl` in its model directory: to draw, to compare, or to take elsewhere as CSV,
@@ -91,6 +96,20 @@ impl History {
             }
         }
         series.into_iter().collect()
+    }
+
+    /// The last confusion matrix of this name, such as `validation/confusion`, and its step; `None` if there is none.
+    pub fn matrix(&self, name: &str) -> Option<(u64, &[f64])> {
+        let of = |record: &'_ Record| -> Option<String> {
+            Some(name.strip_prefix(&format!("{}/", record.source))?.to_owned())
+        };
+        self.records.iter().rev().find_map(|record| Some((record.step, record.matrices.get(&of(record)?)?.as_slice())))
+    }
+
+    /// The names of all confusion matrices, `source/name`, in alphabetical order.
+    pub fn matrices(&self) -> Vec<String> {
+        let names = self.records.iter().flat_map(|r| r.matrices.keys().map(move |name| format!("{}/{name}", r.source)));
+        names.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// Without what tells of the machine and not of the model: `steps_per_second`, `examples_per_second`, `data_wait` and
@@ -175,13 +194,43 @@ impl HistoryWriter {
 
     /// Values of one step, now.
     pub fn record<S: AsRef<str>>(&mut self, source: &str, step: u64, values: &[(S, f64)]) {
+        self.measured(source, step, values, &[]);
+    }
+
+    /// Values of one step, now, with the confusion matrices of at most 100 classes among these figures.
+    pub fn measured<S: AsRef<str>>(
+        &mut self,
+        source: &str,
+        step: u64,
+        values: &[(S, f64)],
+        figures: &[(String, Figure)],
+    ) {
         if self.file.is_none() {
             return;
         }
         let values: Map<String, Value> =
             values.iter().map(|(name, value)| (name.as_ref().to_owned(), number(*value))).collect();
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-        let mut line = json!({ "step": step, "time": time, "source": source, "values": values }).to_string();
+        let mut record = json!({ "step": step, "time": time, "source": source, "values": values });
+        let matrices = figures.iter().filter_map(|(name, figure)| match figure {
+            Figure::ConfusionMatrix(matrix)
+                if (1..=CLASSES).contains(&matrix.classes())
+                    && matrix.counts().iter().all(|count| count.is_finite()) =>
+            {
+                Some((name.clone(), json!(matrix.counts())))
+            }
+            _ => None,
+        });
+        let matrices: Map<String, Value> = matrices.collect();
+        if !matrices.is_empty() {
+            record["matrices"] = Value::Object(matrices);
+        }
+        let mut line = record.to_string();
+        if line.len() as u64 > LINE {
+            // Thousands of values or names of any length: what no reader would take.
+            log::warn!("a record of {} bytes is left out of the history", line.len());
+            return;
+        }
         line.push('\n');
         self.attempt(|file| file.write_all(line.as_bytes()));
         if self.flushed.elapsed() >= FLUSH {
@@ -235,7 +284,12 @@ fn parse(line: &[u8]) -> Option<Record> {
         };
         Some((name.clone(), value))
     });
+    let matrices = line.get("matrices").and_then(Value::as_object).into_iter().flatten().map(|(name, counts)| {
+        let counts: Option<Vec<f64>> = counts.as_array()?.iter().map(Value::as_f64).collect();
+        Some((name.clone(), counts.filter(|counts| counts.len().isqrt().pow(2) == counts.len())?))
+    });
     Some(Record {
+        matrices: matrices.collect::<Option<_>>()?,
         step: line.get("step")?.as_u64()?,
         time: line.get("time")?.as_f64()?,
         source: line.get("source")?.as_str()?.to_owned(),
@@ -366,6 +420,31 @@ mod tests {
             1,0.30000000000000004,NaN,,\n\
             2,-inf,,1,0.";
         assert!(history.to_csv().starts_with(csv), "{}", history.to_csv());
+    }
+
+    #[test]
+    fn matrices_come_back_and_broken_ones_are_an_error() {
+        use crate::metrics::ConfusionMatrix;
+        let dir = tempfile::tempdir().unwrap();
+        let of = |classes: usize| ConfusionMatrix::weighted(&[0, 1], &[0, 0], &[0.5, 1.0], classes).unwrap().into();
+        let mut writer = HistoryWriter::create(dir.path(), 1);
+        let figures = [("confusion".to_owned(), of(2)), ("wide".to_owned(), of(101))];
+        writer.measured("validation", 5, &[("loss", 1.0)], &figures);
+        writer.measured("validation", 9, &[("loss", 0.5)], &figures[1..]);
+        writer.flush();
+        let history = History::load(dir.path()).unwrap();
+        assert_eq!(history.matrices(), ["validation/confusion"]);
+        assert_eq!(history.matrix("validation/confusion"), Some((5, [0.5, 1.0, 0.0, 0.0].as_slice())));
+        assert_eq!((history.matrix("validation/wide"), history.matrix("train/confusion")), (None, None));
+        assert_eq!(history.series("validation/loss").len(), 2);
+        // A resumed run takes matrices back with the rest of the record.
+        drop(HistoryWriter::create(dir.path(), 5));
+        assert!(History::load(dir.path()).unwrap().matrices().is_empty());
+        for bad in ["[1,2,3]", "[1,null,3,4]", "7"] {
+            let line = format!(r#"{{"step":1,"time":0,"source":"a","values":{{}},"matrices":{{"m":{bad}}}}}"#);
+            fs::write(dir.path().join(FILE), format!("{line}\n{line}\n")).unwrap();
+            assert_eq!(History::load(dir.path()).unwrap_err().kind(), ErrorKind::Corrupt, "{bad}");
+        }
     }
 
     #[test]

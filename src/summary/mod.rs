@@ -3,7 +3,9 @@
 //! [`SummaryWriter`] is the one to use: trouble with the disk is reported once through the `log` facade and never stops
 //! training. [`EventWriter`] below it returns every error.
 
+mod cut;
 mod event_writer;
+mod figure;
 mod histogram;
 mod history;
 mod hyper_parameters;
@@ -16,6 +18,7 @@ mod projector;
 mod tensor;
 mod writer;
 
+pub(crate) use cut::cut;
 pub use event_writer::EventWriter;
 pub use histogram::Histogram;
 pub use history::{History, HistoryWriter, Record};

@@ -1,6 +1,7 @@
 //! Pictures of a run without TensorBoard, as SVG files.
 
 use super::History;
+use super::history::CLASSES;
 use crate::{Error, ErrorKind, Result};
 use plotters::{
     coord::Shift,
@@ -20,6 +21,7 @@ const PANEL: u32 = 300;
 const POINTS: usize = 600;
 /// More panels make no picture.
 const PANELS: usize = 40;
+const MATRICES: usize = 10;
 /// Dark enough for thin lines on white; the sources of a run are few.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(31, 119, 180),
@@ -31,7 +33,7 @@ const COLOURS: [RGBColor; 6] = [
 ];
 
 /// Draws every metric over the steps into an SVG file: a panel for each name, the loss first, a curve for each source
-/// (`train`, `validation`). Values that are not finite are left out.
+/// (`train`, `validation`). Values that are not finite are left out. Below are the last confusion matrices, if there are any.
 ///
 /// Fails with [`ErrorKind::NotFound`] if there is nothing to draw, [`ErrorKind::Io`] if the file cannot be written.
 pub fn curves(history: &History, path: impl AsRef<Path>) -> Result<()> {
@@ -56,12 +58,30 @@ pub fn curves(history: &History, path: impl AsRef<Path>) -> Result<()> {
     let steps = panels.iter().flat_map(|(_, curves)| curves).flat_map(|curve| &curve.points).map(|point| point.0);
     let steps = range(steps, 0.0);
     let height = PANEL * u32::try_from(panels.len()).unwrap_or(1);
-    save(path.as_ref(), (WIDTH, height), |area| {
-        for (area, (name, curves)) in area.split_evenly((panels.len(), 1)).iter().zip(&panels) {
+    let matrices = matrices(history);
+    let width = matrices.iter().map(|matrix| matrix.size).max().unwrap_or(0).max(WIDTH);
+    let below: u32 = matrices.iter().map(|matrix| matrix.size).sum();
+    save(path.as_ref(), (width, height + below), |area| {
+        let (upper, mut lower) = area.split_vertically(height);
+        for (area, (name, curves)) in upper.split_evenly((panels.len(), 1)).iter().zip(&panels) {
             panel(area, name, curves, steps.clone(), &sources)?;
+        }
+        for matrix in &matrices {
+            let (area, rest) = lower.split_vertically(matrix.size);
+            matrix.draw(&area)?;
+            lower = rest;
         }
         Ok(())
     })
+}
+
+/// The last confusion matrix of each name.
+fn matrices(history: &History) -> Vec<Matrix> {
+    let named = |name: &String| {
+        let (step, counts) = history.matrix(name)?;
+        Matrix::numbered(&format!("{name}, step {step}"), counts)
+    };
+    history.matrices().iter().filter_map(named).take(MATRICES).collect()
 }
 
 /// Draws a confusion matrix into an SVG file: `counts` row by row, a row for each true class, a column for each predicted one.
@@ -71,7 +91,7 @@ pub fn curves(history: &History, path: impl AsRef<Path>) -> Result<()> {
 /// more than 100 classes; with [`ErrorKind::Io`] if the file cannot be written.
 pub fn confusion_matrix(counts: &[u64], labels: Option<&[String]>, path: impl AsRef<Path>) -> Result<()> {
     let classes = counts.len().isqrt();
-    if classes * classes != counts.len() || !(1..=100).contains(&classes) {
+    if classes * classes != counts.len() || !(1..=CLASSES).contains(&classes) {
         let message = format!("a confusion matrix of {} counts: not the square of 1 to 100 classes", counts.len());
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
@@ -85,16 +105,51 @@ pub fn confusion_matrix(counts: &[u64], labels: Option<&[String]>, path: impl As
         }
         None => (0..classes).map(|class| class.to_string()).collect(),
     };
-    // The numbers above are small: at most 100 classes of at most 48 pixels.
-    let side = if classes <= 20 { 48 } else { 20 };
-    let at = |index: usize| i32::try_from(index).unwrap_or(0) * side;
-    let margin = 40 + 8 * i32::try_from(names.iter().map(|name| name.chars().count()).max().unwrap_or(0)).unwrap_or(0);
-    let size = u32::try_from(margin + at(classes) + 20).unwrap_or(WIDTH);
-    save(path.as_ref(), (size, size), |area| {
+    #[allow(clippy::cast_precision_loss)] // of counts above 2^53
+    let matrix = Matrix::new("", counts.iter().map(|&count| count as f64).collect(), names);
+    save(path.as_ref(), (matrix.size, matrix.size), |area| matrix.draw(area))
+}
+
+/// A confusion matrix to draw, of 1 to 100 classes.
+struct Matrix {
+    title: String,
+    counts: Vec<f64>,
+    names: Vec<String>,
+    /// Pixels of a square, of the names beside it, and of the whole.
+    side: i32,
+    margin: i32,
+    size: u32,
+}
+
+impl Matrix {
+    fn new(title: &str, counts: Vec<f64>, names: Vec<String>) -> Self {
+        // The numbers are small: at most 100 classes of at most 48 pixels.
+        let side = if names.len() <= 20 { 48 } else { 20 };
+        let longest = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        let top = if title.is_empty() { 40 } else { 64 };
+        let margin = top + 8 * i32::try_from(longest).unwrap_or(0);
+        let size = margin + i32::try_from(names.len()).unwrap_or(0) * side + 20;
+        let size = u32::try_from(size).unwrap_or(WIDTH);
+        Self { title: title.chars().take(60).collect(), counts, names, side, margin, size }
+    }
+
+    fn numbered(title: &str, counts: &[f64]) -> Option<Self> {
+        let classes = counts.len().isqrt();
+        let fits = (1..=CLASSES).contains(&classes) && classes * classes == counts.len();
+        fits.then(|| Self::new(title, counts.to_vec(), (0..classes).map(|class| class.to_string()).collect()))
+    }
+
+    fn draw(&self, area: &Area<'_>) -> Drawing {
+        let Self { counts, names, side, margin, .. } = self;
+        let (classes, side, margin) = (names.len(), *side, *margin);
+        let at = |index: usize| i32::try_from(index).unwrap_or(0) * side;
         let font = |size: i32, colour: RGBColor| ("sans-serif", size).into_font().color(&colour);
         let centre = Pos::new(HPos::Center, VPos::Center);
+        let left = Pos::new(HPos::Left, VPos::Top);
+        let top = if self.title.is_empty() { 12 } else { 36 };
+        area.draw(&Text::new(self.title.as_str(), (12, 8), font(18, BLACK).pos(left)))?;
         let middle = margin + at(classes) / 2;
-        area.draw(&Text::new("predicted", (middle, 12), font(15, BLACK).pos(centre)))?;
+        area.draw(&Text::new("predicted", (middle, top), font(15, BLACK).pos(centre)))?;
         let turned = ("sans-serif", 15).into_font().transform(FontTransform::Rotate270).color(&BLACK);
         area.draw(&Text::new("true", (12, middle), turned.pos(centre)))?;
         for (class, name) in names.iter().enumerate() {
@@ -116,21 +171,26 @@ pub fn confusion_matrix(counts: &[u64], labels: Option<&[String]>, path: impl As
             area.draw(&Text::new(name.as_str(), place, style.color(&BLACK).pos(anchor)))?;
         }
         for (row, cells) in counts.chunks(classes).enumerate() {
-            let total = cells.iter().fold(0u64, |sum, &count| sum.saturating_add(count)).max(1);
+            let total: f64 = cells.iter().sum();
             for (column, &count) in cells.iter().enumerate() {
-                let share = count as f64 / total as f64;
+                let share = if total > 0.0 { count / total } else { 0.0 };
                 let (x, y) = (margin + at(column), margin + at(row));
                 area.draw(&Rectangle::new([(x, y), (x + side, y + side)], shade(share).filled()))?;
                 area.draw(&Rectangle::new([(x, y), (x + side, y + side)], RGBColor(225, 225, 225)))?;
-                if side > 40 && count > 0 {
+                if side > 40 && count > 0.0 {
                     let colour = if share > 0.5 { WHITE } else { BLACK };
                     let place = (x + side / 2, y + side / 2);
-                    area.draw(&Text::new(count.to_string(), place, font(13, colour).pos(centre)))?;
+                    area.draw(&Text::new(count_label(count), place, font(13, colour).pos(centre)))?;
                 }
             }
         }
         Ok(())
-    })
+    }
+}
+
+/// Whole counts as they are, of weighted ones three digits.
+fn count_label(count: f64) -> String {
+    if count.fract() == 0.0 && count < 1e6 { format!("{count}") } else { label((count * 1e3).round() / 1e3) }
 }
 
 /// Draws a learning-rate range test into an SVG file. The axis is that of the rates' logarithms, so that a rate may be as small
@@ -255,12 +315,9 @@ fn label(value: f64) -> String {
     }
 }
 
-/// From white to a dark blue.
 fn shade(share: f64) -> RGBColor {
-    // Between 0 and 255.
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    let mix = |from: f64, to: f64| (from + (to - from) * share.clamp(0.0, 1.0)).round() as u8;
-    RGBColor(mix(255.0, 12.0), mix(255.0, 72.0), mix(255.0, 130.0))
+    let [red, green, blue] = super::figure::shade(share);
+    RGBColor(red, green, blue)
 }
 
 fn save(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawing) -> Result<()> {
@@ -286,6 +343,7 @@ mod tests {
             time: 0.0,
             source: source.to_owned(),
             values: [(name.to_owned(), value)].into(),
+            matrices: BTreeMap::new(),
         };
         History::from_records(values.iter().map(record).collect())
     }
@@ -344,6 +402,30 @@ mod tests {
             assert_eq!(confusion_matrix(&bad, None, &path).unwrap_err().kind(), ErrorKind::InvalidArgument);
         }
         assert!(confusion_matrix(&[1; 4], Some(&labels), &path).is_err());
+    }
+
+    #[test]
+    fn the_last_matrices_stand_below_the_curves() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("curves.svg");
+        let with = |step: u64, matrices: &[(&str, Vec<f64>)]| Record {
+            step,
+            time: 0.0,
+            source: "validation".to_owned(),
+            values: [("loss".to_owned(), 1.0)].into(),
+            matrices: matrices.iter().map(|(name, counts)| ((*name).to_owned(), counts.clone())).collect(),
+        };
+        let records = vec![
+            with(100, &[("confusion", vec![771.0, 0.0, 0.0, 772.0])]),
+            with(200, &[("confusion", vec![871.5, 0.0, 0.0, 872.0]), ("empty", vec![]), ("zero", vec![0.0; 4])]),
+            with(300, &[("<huge>", vec![1e300, f64::MAX, f64::MAX, 0.0]), ("wide", vec![1.0; 101 * 101])]),
+        ];
+        curves(&History::from_records(records), &path).unwrap();
+        let svg = fs::read_to_string(&path).unwrap();
+        for text in ["validation/confusion, step 200", "871.5", "872", "&lt;huge&gt;", "predicted", "true"] {
+            assert!(svg.contains(text), "{text}");
+        }
+        assert!(!svg.contains("771") && !svg.contains("wide"), "only the last of each name, and none that is too wide");
     }
 
     /// Writes pictures to look at: `GALLERY=dir cargo test --features plot --lib plot -- --ignored`.

@@ -2,6 +2,7 @@
 
 use super::{Embedding, EventWriter, Histogram, HyperParameters, Image, Layout, PrCurve};
 use crate::Result;
+use crate::metrics::Figure;
 use std::{
     path::{Path, PathBuf},
     time::SystemTime,
@@ -76,6 +77,11 @@ impl SummaryWriter {
         self.attempt(|events| events.pr_curve(tag, curve, step));
     }
 
+    /// What a metric has to show; see [`EventWriter::figure`].
+    pub fn figure(&mut self, tag: &str, figure: &Figure, step: u64) {
+        self.attempt(|events| events.figure(tag, figure, step));
+    }
+
     /// Points with labels for the projector, as files beside the events; the same name again replaces them.
     pub fn embedding(&mut self, name: &str, embedding: &Embedding) {
         let dir = self.dir.clone();
@@ -105,6 +111,11 @@ impl SummaryWriter {
     /// Flushes, and waits until the file is on the disk.
     pub fn sync(&mut self) {
         self.attempt(EventWriter::sync);
+    }
+
+    /// The file in use.
+    pub(crate) fn path(&self) -> Option<PathBuf> {
+        self.events.as_ref().map(|events| events.path().to_owned())
     }
 
     /// The file in use, to sync in another thread.

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::text::lines::{Encoding, Lines};
+use crate::data::Encoding;
+use crate::text::lines::Lines;
 use crate::text::{Sentence, Separator};
 use crate::{Error, ErrorKind, Result};
 

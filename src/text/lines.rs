@@ -5,8 +5,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
-use serde::{Deserialize, Serialize};
 
+use crate::data::Encoding;
 use crate::{Error, ErrorKind, Result};
 
 /// Longer lines are refused: a file without line ends must not fill the memory.
@@ -14,17 +14,6 @@ pub(crate) const LONGEST_LINE: usize = 1 << 20;
 
 /// What a file that is kept in memory may unpack to.
 pub(crate) const LARGEST_FILE: u64 = 1 << 32;
-
-/// How the bytes of a text file are characters. Older corpora (movie reviews, CoNLL-2002) are in Latin-1.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoding {
-    /// UTF-8, with or without a byte order mark.
-    #[default]
-    Utf8,
-    /// ISO 8859-1: every byte is the character of that number.
-    Latin1,
-}
 
 impl Encoding {
     /// The text of a line, or `None` for bytes that are none.

@@ -12,10 +12,10 @@ mod tf_idf;
 mod tokenizer;
 mod vocabulary;
 
+pub use crate::data::Encoding;
 pub use conll::{Conll, read_words_and_tags};
 pub use counts::TokenCounts;
 pub use glove::{Glove, MissingRows};
-pub use lines::Encoding;
 pub use pad::{Side, pad_or_truncate, pad_rows};
 pub use sentence::Sentence;
 pub use separator::Separator;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::data::Array;
+use crate::data::Encoding;
 use crate::text::TokenCounts;
-use crate::text::lines::{Encoding, LARGEST_FILE, Lines};
+use crate::text::lines::{LARGEST_FILE, Lines};
 use crate::{Error, ErrorKind, Result};
 
 /// The most ids that a vocabulary has: 2^24, an order of magnitude more than any published one.

@@ -4,13 +4,18 @@
 // count launches, copies and waits.
 //
 // DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
-// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free and sync.
+// DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
+// DRIVER_POOLS is "old" for a driver that knows no bound of memory pools, and "careless" for one that does not keep it.
+// DRIVER_BUSY makes events seem not to have happened until somebody waits for them.
+// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, lock and sync.
 #include "shim.h"
 #include "kernels.h"
 
+#include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <fcntl.h>
 #include <mutex>
 #include <unistd.h>
@@ -61,7 +66,71 @@ KERNEL(sgd_update_f32, SgdConfig s, u64 count, float *parameter, float *velocity
   }
 }
 
+// What is allocated, and from which pool.
+struct MemoryPool {
+  size_t limit, used;
+};
+struct MemoryBlock {
+  size_t size;
+  MemoryPool *pool;
+};
+static MemoryPool default_pool, *current_pool = &default_pool;
+static auto &blocks = *new std::map<u64, MemoryBlock>; // outlives threads that still free at the end
+static size_t taken;
+static std::mutex memory_lock;
+
+// As cuda.h has it.
+struct PoolProperties {
+  int allocation, handles, location, device;
+  void *security;
+  size_t limit;
+  u8 reserved[56];
+};
+
+static auto &locked = *new std::map<u64, size_t>;
+
+// Streams beside the default one: what they do waits until somebody waits for it, so that what is read too early shows.
+struct Stream {
+  u64 queued = 0, done = 0;
+  // What the default stream had done when this one waited for it last.
+  u64 seen = 0;
+  std::deque<std::function<void()>> work;
+  void queue(std::function<void()> item) {
+    work.push_back(item);
+    ++queued;
+  }
+  void run(u64 until) {
+    for (; done < until && !work.empty(); ++done) {
+      work.front()();
+      work.pop_front();
+    }
+  }
+};
+struct Event {
+  Stream *stream = nullptr; // null for the default one
+  u64 position = 0;
+  bool is_recorded = false;
+};
+static std::mutex stream_lock;
+// Uses of memory by the default stream, which does all at once, and the last use of each place: its allocation or a copy.
+static u64 default_uses;
+static auto &last_use = *new std::map<u64, u64>;
+
+static size_t device_bytes() {
+  static const char *path = getenv("DRIVER_MEMORY");
+  unsigned long long bytes = 1ull << 36;
+  if (path)
+    if (FILE *file = fopen(path, "r")) {
+      if (fscanf(file, "%llu", &bytes) != 1) abort();
+      fclose(file);
+    }
+  return bytes;
+}
+
 extern "C" {
+int cuGetErrorName(int, const char **name) { return *name = "an error of the double", 0; }
+int cuGetErrorString(int, const char **text) { return *text = "an error of the double", 0; }
+
 // device, context, streams, events
 int cuInit(unsigned) { return 0; }
 int cuDeviceGet(int *device, int) { return *device = 0; }
@@ -69,30 +138,148 @@ int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+int cuCtxGetDevice(int *device) { return *device = 0; }
 int cuCtxSetCurrent(void *) { return 0; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
-int cuStreamCreate(void **stream, unsigned) { return *stream = (void *)3, 0; }
-int cuStreamDestroy_v2(void *) { return 0; }
-int cuStreamSynchronize(void *) { return note("sync\n"), 0; }
-int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
-int cuEventCreate(void **event, unsigned) { return *event = (void *)2, 0; }
-int cuEventDestroy_v2(void *) { return 0; }
-int cuEventRecord(void *, void *) { return 0; }
+
+// streams and events
+int cuStreamCreate(void **stream, unsigned flags) {
+  // One that the default stream waits for on its own would keep copies from overlapping.
+  if (flags != 1) return 1;
+  return *stream = new Stream, 0;
+}
+int cuStreamDestroy_v2(void *stream) { return delete (Stream *)stream, 0; }
+int cuStreamSynchronize(void *stream) {
+  const std::lock_guard<std::mutex> lock(stream_lock);
+  if (stream) ((Stream *)stream)->run(~0ull);
+  return note("sync\n"), 0;
+}
+int cuEventCreate(void **event, unsigned) { return *event = new Event, 0; }
+int cuEventDestroy_v2(void *event) { return delete (Event *)event, 0; }
+int cuEventRecord(void *event, void *stream) {
+  const std::lock_guard<std::mutex> lock(stream_lock);
+  *(Event *)event = {(Stream *)stream, stream ? ((Stream *)stream)->queued : default_uses, true};
+  return 0;
+}
+int cuStreamWaitEvent(void *stream, void *event_, unsigned) {
+  const std::lock_guard<std::mutex> lock(stream_lock);
+  const Event event = *(Event *)event_;
+  if (event.stream) event.stream->run(event.position);
+  else if (stream) ((Stream *)stream)->seen = std::max(((Stream *)stream)->seen, event.position);
+  return 0;
+}
+int cuEventQuery(void *event_) {
+  const std::lock_guard<std::mutex> lock(stream_lock);
+  const Event event = *(Event *)event_;
+  return event.is_recorded && getenv("DRIVER_BUSY") ? 600 : 0;
+}
+int cuEventSynchronize(void *event_) {
+  const std::lock_guard<std::mutex> lock(stream_lock);
+  const Event event = *(Event *)event_;
+  if (event.stream) event.stream->run(event.position);
+  return note("event-wait\n"), 0;
+}
+
+// memory of the host that the device reads on its own
+int cuMemHostAlloc(void **p, size_t n, unsigned) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  *p = malloc(n ? n : 1);
+  memset(*p, 0xff, n);
+  locked[(u64)*p] = n;
+  return note("lock %zu\n", n), 0;
+}
+int cuMemFreeHost(void *p) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  const auto found = locked.find((u64)p);
+  if (found == locked.end()) abort();
+  const size_t n = found->second;
+  locked.erase(found);
+  return free(p), note("unlock %zu\n", n), 0;
+}
 
 // memory: new memory is full of NaNs, so that what is read before it is written shows
-int cuMemAllocAsync(u64 *p, size_t n, void *) {
+int cuMemGetInfo_v2(size_t *free, size_t *total) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  *total = device_bytes();
+  *free = *total > taken ? *total - taken : 0;
+  return 0;
+}
+int cuDeviceTotalMem_v2(size_t *total, int) { return *total = device_bytes(), 0; }
+int cuMemAllocFromPoolAsync(u64 *p, size_t n, void *pool_, void *) {
+  MemoryPool *pool = (MemoryPool *)pool_;
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  if (taken + n > device_bytes()) return note("refused %zu\n", n), 2;
+  if (pool->limit && pool->used + n > pool->limit) return note("refused %zu\n", n), 2;
   char *memory = (char *)malloc(n ? n : 1);
   memset(memory, 0xff, n);
   *p = (u64)memory;
+  taken += n;
+  pool->used += n;
+  blocks[*p] = {n, pool};
+  {
+    const std::lock_guard<std::mutex> lock(stream_lock);
+    last_use[*p] = ++default_uses;
+  }
   return note("alloc %zu\n", n), 0;
 }
+int cuMemAllocAsync(u64 *p, size_t n, void *stream) { return cuMemAllocFromPoolAsync(p, n, current_pool, stream); }
 int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
-int cuMemFreeAsync(u64 p, void *) { return free((void *)p), note("free\n"), 0; }
+int cuMemFreeAsync(u64 p, void *) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  const auto found = blocks.find(p);
+  if (found == blocks.end()) abort();
+  const size_t n = found->second.size;
+  taken -= n;
+  found->second.pool->used -= n;
+  blocks.erase(found);
+  return free((void *)p), note("free %zu\n", n), 0;
+}
 int cuMemFree_v2(u64 p) { return cuMemFreeAsync(p, 0); }
+
+// memory pools: each holds what is in use and nothing more
+int cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = &default_pool, 0; }
+int cuDeviceGetMemPool(void **pool, int) { return *pool = current_pool, 0; }
+int cuDeviceSetMemPool(int, void *pool) {
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  return current_pool = (MemoryPool *)pool, note("pool\n"), 0;
+}
+int cuMemPoolCreate(void **pool, const PoolProperties *properties) {
+  if (properties->allocation != 1 || properties->handles != 0 || properties->location != 1) return 1;
+  for (const u8 byte : properties->reserved)
+    if (byte) return 1;
+  const char *driver = getenv("DRIVER_POOLS");
+  if (driver && !strcmp(driver, "old") && properties->limit) return 1;
+  return *pool = new MemoryPool{driver && !strcmp(driver, "careless") ? 0 : properties->limit, 0}, 0;
+}
+int cuMemPoolDestroy(void *pool) {
+  if (pool == current_pool) abort();
+  return delete (MemoryPool *)pool, 0;
+}
+int cuMemPoolGetAttribute(void *pool, int attribute, void *value) {
+  if (attribute < 5 || attribute > 8) return 1;
+  const std::lock_guard<std::mutex> lock(memory_lock);
+  return *(u64 *)value = ((MemoryPool *)pool)->used, 0;
+}
+int cuMemPoolTrimTo(void *, size_t) { return note("trim\n"), 0; }
 int cuMemsetD8Async(u64 p, u8 value, size_t n, void *) { return memset((void *)p, value, n), note("memset %zu\n", n), 0; }
 int cuMemsetD8_v2(u64 p, u8 value, size_t n) { return cuMemsetD8Async(p, value, n, 0); }
-int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *) {
-  return memcpy((void *)to, from, n), note("h2d %zu\n", n), 0;
+int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
+  const bool is_locked = [&] {
+    const std::lock_guard<std::mutex> lock(memory_lock);
+    auto after = locked.upper_bound((u64)from);
+    if (after == locked.begin()) return false;
+    --after;
+    return (u64)from + n <= after->first + after->second;
+  }();
+  note("h2d %zu %s%s\n", n, is_locked ? "locked" : "pageable", stream_ ? " beside" : "");
+  if (Stream *stream = (Stream *)stream_) {
+    const std::lock_guard<std::mutex> lock(stream_lock);
+    // What the default stream may still do with this memory must be known to be done.
+    if (last_use[to] > stream->seen) return fprintf(stderr, "a copy does not wait for its memory\n"), abort(), 1;
+    stream->queue([=] { memcpy((void *)to, from, n); });
+    return 0;
+  }
+  return memcpy((void *)to, from, n), 0;
 }
 int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) { return cuMemcpyHtoDAsync_v2(to, from, n, 0); }
 int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
@@ -100,6 +287,10 @@ int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
 }
 int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, 0); }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void *) {
+  {
+    const std::lock_guard<std::mutex> lock(stream_lock);
+    last_use[from] = ++default_uses;
+  }
   return memcpy((void *)to, (void *)from, n), note("d2d %zu\n", n), 0;
 }
 int cuMemcpyDtoD_v2(u64 to, u64 from, size_t n) { return cuMemcpyDtoDAsync_v2(to, from, n, 0); }

@@ -10,3 +10,4 @@
 #include "../../src/nn/cuda/normalization.cu"
 #include "../../src/nn/cuda/embedding.cu"
 #include "../../src/nn/cuda/optimizer.cu"
+#include "../../src/nn/cuda/gradient.cu"

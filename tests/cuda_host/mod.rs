@@ -1,5 +1,12 @@
 //! The CUDA kernels as a program of the host: compiled by g++ when a test asks, and fed over a pipe.
 
+// Not every program of tests uses it.
+#[allow(dead_code)]
+mod double;
+
+#[allow(unused_imports)]
+pub use double::{Log, double};
+
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::output::{Outcome, shown};
 
-/// Draws loss and metrics over the steps into an SVG file, from the run's history.jsonl.
+/// Draws loss and metrics over the steps, and the last confusion matrices, into an SVG file, from the run's history.jsonl.
 #[derive(clap::Args)]
 pub struct Args {
     /// The model directory.
@@ -27,7 +27,7 @@ impl Args {
         let history = if self.all { history } else { history.without_machine() };
         plot::curves(&history, &self.output)?;
         let output = self.output.display().to_string();
-        let json = json!({ "output": output, "records": history.records().len(), "series": history.names() });
+        let json = json!({ "output": output, "records": history.records().len(), "series": history.names(), "matrices": history.matrices() });
         Ok(Outcome::new(format!("{}\n", shown(&output)), json))
     }
 }

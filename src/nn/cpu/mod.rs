@@ -4,6 +4,7 @@
 mod attention;
 mod cells;
 mod convolution;
+mod convolution_plan;
 mod crf;
 mod elementwise;
 mod embedding;
@@ -18,6 +19,7 @@ mod pool;
 mod record;
 mod recurrent;
 mod scratch;
+mod winograd;
 
 pub(crate) use attention::attention;
 pub(crate) use convolution::{conv_block, conv2d};

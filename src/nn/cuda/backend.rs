@@ -3,9 +3,11 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, linear, loss, pool};
+use super::{convolution, elementwise, embedding, linear, loss, normalization, pool, recurrent};
 use crate::ModelResult;
-use crate::nn::backend::{Backend, Convolution, Pooling, Targets};
+use crate::nn::backend::{
+    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
+};
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
 
@@ -74,5 +76,42 @@ impl Backend for Cuda {
 
     fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
         elementwise::sum(x)
+    }
+
+    fn embedding<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        padding: Option<usize>,
+        tape: T,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        embedding::embedding(weight, ids, padding, tape)
+    }
+
+    fn embedding_bag<T: Tape<f32, Self>>(
+        weight: &Parameter<Self>,
+        ids: Vec<usize>,
+        sizes: Vec<usize>,
+        factors: Vec<f32>,
+        tape: T,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        embedding::embedding_bag(weight, ids, sizes, factors, tape)
+    }
+
+    fn layer_norm<T: Tape<f32, Self>>(
+        x: Tensor<(usize, usize), Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+    ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
+        normalization::layer_norm(x, weight, bias, epsilon)
+    }
+
+    fn recurrent<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        directions: &[Direction<'_, Self>],
+        initial: Vec<State<Self>>,
+        recurrence: &Recurrence<'_>,
+    ) -> ModelResult<RecurrentRun<Self, T>> {
+        recurrent::recurrent(x, directions, initial, recurrence)
     }
 }

@@ -9,7 +9,8 @@ use cudarc::driver::{CudaDevice, CudaFunction, CudaSlice, DeviceRepr, DriverErro
 use dfdx::tensor::{Cuda, CudaError, Storage, TensorFromVec};
 
 use super::pointer::{self, Route};
-use super::{Flat, module};
+use super::upload::Uploads;
+use super::{Flat, memory, module};
 use crate::{ModelError, ModelResult};
 
 /// One device. dfdx's handles of the same device, however many, share its memory and its default stream, which is the one
@@ -18,6 +19,7 @@ pub(crate) struct Context {
     pub(super) device: Arc<CudaDevice>,
     pub(super) blas: Mutex<CudaBlas>,
     pub(super) route: Route,
+    pub(super) uploads: Mutex<Uploads>,
     functions: BTreeMap<&'static str, CudaFunction>,
 }
 
@@ -47,6 +49,11 @@ impl Context {
         self.device.ordinal()
     }
 
+    /// That of the device of this number, if it was made.
+    pub(super) fn known(number: CUdevice) -> Option<Arc<Self>> {
+        CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner).get(&number).cloned()
+    }
+
     fn device_of(tensor: &Flat) -> ModelResult<Arc<CudaDevice>> {
         let storage: <Cuda as Storage<f32>>::Vec = tensor.device().try_alloc_len(1)?;
         Ok(storage.device())
@@ -65,7 +72,8 @@ impl Context {
         let device = device()?;
         let functions = module::load(&device)?;
         let blas = CudaBlas::new(device.clone()).map_err(CudaError::from)?;
-        let mut context = Self { device, blas: Mutex::new(blas), route: Route::Pointer, functions };
+        let mut context =
+            Self { device, blas: Mutex::new(blas), route: Route::Pointer, uploads: Mutex::default(), functions };
         if !pointer::works(&context, dfdx)? {
             log::warn!(
                 "tensors' memory on {number} is not where it was expected: every operation copies, and is slower"
@@ -81,7 +89,7 @@ impl Context {
     pub(super) fn uninitialized<T: DeviceRepr>(&self, len: usize) -> Result<CudaSlice<T>, CudaError> {
         // SAFETY: the memory holds any bits until it is written; T is a number, for which all bits are valid, and the
         // callers hand it to a kernel or a product that writes all of it before anything reads it.
-        Ok(unsafe { self.device.alloc::<T>(len.max(1)) }?)
+        memory::asking(len.saturating_mul(size_of::<T>()), || Ok(unsafe { self.device.alloc::<T>(len.max(1)) }?))
     }
 
     /// Launches a kernel on the default stream; a grid without blocks is no launch.

@@ -242,8 +242,8 @@ fn convolve<T: Tape<f32, Cuda>>(
     let (x, tape) = x.try_contiguous()?.split_tape();
     let x = flat(&x)?;
     let context = Context::of(&x)?;
-    let weights = weight.flat();
-    let bias = bias.map(Parameter::flat);
+    let weights = weight.lend();
+    let bias = bias.map(Parameter::lend);
 
     let x_values = Values::of(&context, &x)?;
     let weight_values = Values::of(&context, &weights)?;
@@ -297,8 +297,8 @@ fn convolve<T: Tape<f32, Cuda>>(
         }
     }
     let y = y.finish()?;
-    let mut recorded = vec![&weights];
-    recorded.extend(&bias);
+    let mut recorded: Vec<&Flat> = vec![&weights];
+    recorded.extend(bias.as_deref());
     if convolution.input_gradient {
         recorded.push(&x);
     }

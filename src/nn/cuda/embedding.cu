@@ -22,3 +22,27 @@ KERNEL(embedding_backward, float *dtable, const float *dy, const u32 *ids, const
       }
   }
 }
+
+// y[bag] = the sum of factors[i] * x[i] for i in starts[bag] .. starts[bag + 1].
+KERNEL(bag_sums, float *y, const float *x, const u32 *starts, const float *factors, u32 bags, u32 width) {
+  PHASE {
+    const u64 i = element();
+    if (i < (u64)bags * width) {
+      const u32 bag = (u32)(i / width), column = (u32)(i % width);
+      float sum = 0.0f;
+      for (u32 k = starts[bag]; k < starts[bag + 1]; ++k) sum += factors[k] * x[(u64)k * width + column];
+      y[i] = sum;
+    }
+  }
+}
+
+// dx[i] += factors[i] * dy[bags[i]]
+KERNEL(bag_sums_backward, float *dx, const float *dy, const u32 *bags, const float *factors, u32 rows, u32 width) {
+  PHASE {
+    const u64 i = element();
+    if (i < (u64)rows * width) {
+      const u32 row = (u32)(i / width);
+      dx[i] += factors[row] * dy[(u64)bags[row] * width + i % width];
+    }
+  }
+}

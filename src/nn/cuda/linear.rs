@@ -4,6 +4,7 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
+use super::Flat;
 use super::blas::{Matrix, Onto};
 use super::context::{Context, blocks, size};
 use super::elementwise::{THREADS, code};
@@ -14,7 +15,7 @@ use crate::nn::{Activation, Parameter, Tensor};
 use cudarc::driver::DevicePtr;
 
 /// Columns that one block of the kernels that add up columns works on.
-const COLUMNS_OF_A_BLOCK: u32 = 32;
+pub(super) const COLUMNS_OF_A_BLOCK: u32 = 32;
 
 /// See [`Backend::linear`](crate::nn::backend::Backend::linear).
 pub(super) fn linear<T: Tape<f32, Cuda>>(
@@ -33,8 +34,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     let context = Context::of(&x)?;
     let (kind, slope) = code(activation);
 
-    let weights = weight.flat();
-    let bias = bias.map(Parameter::flat);
+    let weights = weight.lend();
+    let bias = bias.map(Parameter::lend);
     let x_values = Values::of(&context, &x)?;
     let weight_values = Values::of(&context, &weights)?;
     let y = Output::new(&context, x.device(), count)?;
@@ -56,8 +57,8 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     }
     drop(weight_values);
 
-    let mut recorded = vec![&weights];
-    recorded.extend(&bias);
+    let mut recorded: Vec<&Flat> = vec![&weights];
+    recorded.extend(bias.as_deref());
     if input_gradient {
         recorded.push(&x);
     }
@@ -107,7 +108,7 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
 /// Adds the sums of columns to `total`, if there is one. `launch` gets where the sums go (a row for each row of its grid),
 /// its grid, the rows of a block, and whether to add. Many rows are summed in chunks, whose number depends on the sizes
 /// alone, and then the chunks: the order of a sum is always the same.
-fn sum_columns(
+pub(super) fn sum_columns(
     context: &Context,
     total: Option<u64>,
     (rows, columns): (u32, u32),

@@ -8,14 +8,24 @@ mod blas;
 mod context;
 mod convolution;
 mod elementwise;
+mod embedding;
+mod gradient;
 mod linear;
 mod loss;
+mod memory;
 mod module;
+mod normalization;
+mod optimizer;
 mod pointer;
 mod pool;
 mod record;
+mod recurrent;
+mod update;
+mod upload;
 
 pub(crate) use context::Context;
+pub(crate) use memory::{bound, error, held, of_panic, trim};
+pub(crate) use upload::{copy, upload};
 
 /// dfdx's tensors of one dimension: what pointers, gradients and kernels are about.
 type Flat = crate::nn::Tensor<(usize,), dfdx::tensor::Cuda>;

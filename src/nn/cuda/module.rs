@@ -20,10 +20,11 @@ const SOURCE: &str = concat!(
     include_str!("normalization.cu"),
     include_str!("embedding.cu"),
     include_str!("optimizer.cu"),
+    include_str!("gradient.cu"),
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 21] = [
+const KERNELS: [&str; 41] = [
     "probe",
     "activation",
     "activation_backward",
@@ -45,6 +46,26 @@ const KERNELS: [&str; 21] = [
     "average_pool_backward",
     "cross_entropy",
     "cross_entropy_backward",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_parameters",
+    "embedding",
+    "embedding_backward",
+    "bag_sums",
+    "bag_sums_backward",
+    "lstm_step",
+    "lstm_step_backward",
+    "gru_step",
+    "gru_step_backward",
+    "sgd_update",
+    "adam_update",
+    "rmsprop_update",
+    "adagrad_update",
+    "ftrl_update",
+    "clip_value",
+    "square_sums",
+    "scale",
+    "add_weighted",
 ];
 
 /// Compiles and loads the kernels.

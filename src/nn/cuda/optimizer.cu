@@ -60,3 +60,55 @@ KERNEL(adam_update, Tensors t, float rate, float beta1, float beta2, float epsil
     }
   }
 }
+
+// RMSprop as PyTorch computes it: square += (1 - decay) * (g^2 - square). `second` is the velocity, and may be null where the momentum is 0.
+KERNEL(rmsprop_update, Tensors t, float rate, float decay, float epsilon, float momentum, float l2) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i];
+      const float g = t.gradient[k][i] + l2 * p;
+      const float square = t.first[k][i] + (1.0f - decay) * (g * g - t.first[k][i]);
+      t.first[k][i] = square;
+      float update = g / (sqrtf(square) + epsilon);
+      if (momentum != 0.0f) {
+        update += momentum * t.second[k][i];
+        t.second[k][i] = update;
+      }
+      t.parameter[k][i] = p - rate * update;
+    }
+  }
+}
+
+// Adagrad (Duchi et al. 2011): the sum of squares begins with `initial`.
+KERNEL(adagrad_update, Tensors t, float rate, float initial, float epsilon, float l2) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i];
+      const float g = t.gradient[k][i] + l2 * p;
+      const float sum = t.first[k][i] + g * g;
+      t.first[k][i] = sum;
+      t.parameter[k][i] = p - rate * g / (sqrtf(initial + sum) + epsilon);
+    }
+  }
+}
+
+// FTRL-Proximal (McMahan et al. 2013): `first` is the sum of squares, `second` the linear term.
+KERNEL(ftrl_update, Tensors t, float rate, float initial, float l1, float l2) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float g = t.gradient[k][i], before = sqrtf(initial + t.first[k][i]);
+      const float sum = t.first[k][i] + g * g, root = sqrtf(initial + sum);
+      const float linear = t.second[k][i] + g - (root - before) / rate * t.parameter[k][i];
+      t.first[k][i] = sum;
+      t.second[k][i] = linear;
+      const float shrunk = (linear < 0.0f ? -l1 : l1) - linear;
+      t.parameter[k][i] = fabsf(linear) > l1 ? shrunk / (root / rate + 2.0f * l2) : 0.0f;
+    }
+  }
+}

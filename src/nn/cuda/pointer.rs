@@ -12,6 +12,7 @@ use dfdx::tensor_ops::{Momentum, SgdConfig, WeightDecay};
 
 use super::Flat;
 use super::context::Context;
+use super::memory::asking;
 use crate::ModelResult;
 use crate::nn::Gradients;
 
@@ -124,14 +125,19 @@ impl Output {
     }
 
     pub(super) fn new(context: &Context, device: &Cuda, len: usize) -> Result<Self, CudaError> {
-        let tensor = device.try_zeros_like(&(len,))?;
+        Self::around(context, asking(len.saturating_mul(4), || device.try_zeros_like(&(len,)))?)
+    }
+
+    /// The same around a tensor that is new, and shared with nobody.
+    pub(super) fn around(context: &Context, tensor: Flat) -> Result<Self, CudaError> {
+        let len = tensor.shape().0;
         if context.route == Route::Pointer
             && let Some(parsed) = parse(&tensor)
             && parsed.len >= len
         {
             return Ok(Self { pointer: parsed.pointer, tensor, staged: None });
         }
-        let staged: <Cuda as Storage<f32>>::Vec = device.try_alloc_len(len)?;
+        let staged: <Cuda as Storage<f32>>::Vec = tensor.device().try_alloc_len(len)?;
         Ok(Self { pointer: *staged.device_ptr(), tensor, staged: Some(staged) })
     }
 
@@ -151,8 +157,8 @@ impl Output {
 /// A way to a tensor's gradient that does not keep the tensor's values: it gives the pointer, valid as long as the
 /// gradients are, and the gradient is zero when it is first asked for.
 pub(super) fn gradient_of(tensor: &Flat) -> impl Fn(&mut Gradients<Cuda>) -> Result<u64, CudaError> + 'static {
-    let ghost = tensor.ghost();
-    move |gradients| Ok(*gradients.get_or_alloc_mut(&ghost)?.device_ptr())
+    let (ghost, bytes) = (tensor.ghost(), tensor.shape().0.saturating_mul(4));
+    move |gradients| Ok(*asking(bytes, || gradients.get_or_alloc_mut(&ghost))?.device_ptr())
 }
 
 #[cfg(test)]

@@ -36,3 +36,22 @@ pub(super) fn record<S: Shape, T: Tape<f32, Cuda>>(
     }
     Ok(output.try_reshape_like(&shape)?.put_tape(tape))
 }
+
+/// The same for an operation with many outputs, which stay as they are.
+pub(super) fn record_many<T: Tape<f32, Cuda>>(
+    tape: &mut T,
+    inputs: &[&Flat],
+    outputs: &[&Flat],
+    backward: impl FnOnce(&[u64], &[u64]) -> Result<(), CudaError> + 'static,
+) {
+    if T::OWNS_TAPE {
+        let inputs = inputs.iter().map(|input| gradient_of(input)).collect::<Vec<_>>();
+        let outputs = outputs.iter().map(|output| gradient_of(output)).collect::<Vec<_>>();
+        tape.add_backward_op(move |gradients: &mut Gradients<Cuda>| {
+            // Allocating one gradient does not move the others, which are memory of the device.
+            let outputs = outputs.iter().map(|gradient| gradient(gradients)).collect::<Result<Vec<_>, _>>()?;
+            let inputs = inputs.iter().map(|gradient| gradient(gradients)).collect::<Result<Vec<_>, _>>()?;
+            backward(&inputs, &outputs)
+        });
+    }
+}

@@ -1,0 +1,111 @@
+//! Updates on CUDA devices: many parameters in one launch, where nobody shares their values.
+
+use dfdx::tensor::Cuda;
+
+use super::gradient;
+use super::optimizer::{Fused, Pending};
+use crate::ModelResult;
+use crate::nn::{Gradients, Parameter, Tensor};
+use crate::optim::update::{Moments, Update, stock};
+use crate::optim::{Adagrad, Adam, Ftrl, RmsProp, Rule, Sgd};
+
+/// The kernel's form of a rule, if there is one.
+fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
+    let rate = learning_rate as f32;
+    match rule {
+        Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => {
+            Some(Fused::Sgd { rate, momentum: *momentum as f32, nesterov: *nesterov, l2: *weight_decay as f32 })
+        }
+        Rule::Adam(Adam { betas, epsilon, weight_decay, decoupled, .. }) => {
+            let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+            let decay = *weight_decay as f32;
+            let (l2, decoupled) = if *decoupled { (0.0, decay) } else { (decay, 0.0) };
+            Some(Fused::Adam {
+                rate,
+                betas: betas.map(|beta| beta as f32),
+                epsilon: *epsilon as f32,
+                // In f64: beta2^t is close to 1 for the first steps.
+                corrections: betas.map(|beta| (1.0 - beta.powi(exponent)) as f32),
+                l2,
+                decoupled,
+            })
+        }
+        Rule::RmsProp(RmsProp { decay, epsilon, momentum, weight_decay, .. }) => Some(Fused::RmsProp {
+            rate,
+            decay: *decay as f32,
+            epsilon: *epsilon as f32,
+            momentum: *momentum as f32,
+            l2: *weight_decay as f32,
+        }),
+        Rule::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => Some(Fused::Adagrad {
+            rate,
+            initial: *initial_accumulator as f32,
+            epsilon: *epsilon as f32,
+            l2: *weight_decay as f32,
+        }),
+        Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
+            Some(Fused::Ftrl { rate, initial: *initial_accumulator as f32, l1: *l1 as f32, l2: *l2 as f32 })
+        }
+        // The length of its steps takes sums over whole parameters.
+        Rule::Lamb(_) => None,
+    }
+}
+
+impl Update for Cuda {
+    type Pending = Pending;
+
+    fn update(
+        step: u64,
+        rule: &Rule,
+        learning_rate: f64,
+        parameter: &mut Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        moments: &mut Moments<Self>,
+        pending: &mut Pending,
+    ) -> ModelResult<()> {
+        // SAFETY: the optimiser alone calls this, since nobody else can make a `Rule`. It borrows the gradients and the moments
+        // until it calls `finish`, which launches; what it does with them meanwhile is about other parameters, or behind a
+        // launch of what waits.
+        if let Some(fused) = fused(step, rule, learning_rate)
+            && unsafe { pending.add(fused, parameter, gradients, moments) }?
+        {
+            return Ok(());
+        }
+        // A parameter that a network shows twice waits already.
+        // SAFETY: as above.
+        unsafe { pending.launch() }?;
+        stock(step, rule, learning_rate, parameter, gradients, moments)?;
+        parameter.is_alone_again();
+        Ok(())
+    }
+
+    fn finish(mut pending: Pending, _: &mut Gradients<Self>, _: &mut Moments<Self>) -> ModelResult<()> {
+        // SAFETY: the optimiser has borrowed the gradients and the moments since the updates were added.
+        unsafe { pending.launch() }
+    }
+
+    fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()> {
+        gradient::clip_value(parameter, gradients, limit)
+    }
+
+    fn square_sum(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>) -> ModelResult<Tensor<(), Self>> {
+        gradient::square_sum(parameter, gradients)
+    }
+
+    fn scale(
+        parameter: &Parameter<Self>,
+        gradients: &mut Gradients<Self>,
+        factor: &Tensor<(), Self>,
+    ) -> ModelResult<()> {
+        gradient::scale(parameter, gradients, factor)
+    }
+
+    fn add(
+        parameter: &Parameter<Self>,
+        sum: &mut Gradients<Self>,
+        gradients: &mut Gradients<Self>,
+        weight: f32,
+    ) -> ModelResult<()> {
+        gradient::add(parameter, sum, gradients, weight)
+    }
+}
