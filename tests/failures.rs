@@ -1,5 +1,5 @@
 //! Failures and panics of the user's functions: an error with the message, and an estimator that can be used on.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
