@@ -1,5 +1,5 @@
 //! Failures and panics of the user's functions: an error with the message, and an estimator that can be used on.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
 
@@ -383,4 +383,18 @@ fn endless_data_and_no_steps_at_all() {
     estimator.train_steps(0).unwrap().train_until(0).unwrap().train_until(30).unwrap();
     estimator.train_for(std::time::Duration::ZERO).unwrap();
     assert_eq!((estimator.global_step(), estimator.hashes().unwrap()), (30, expected));
+}
+
+/// The page that says what happens when something goes wrong names tests that there are.
+#[test]
+fn the_page_of_faults_names_tests_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/faults.md")).unwrap();
+    let named: Vec<(&str, &str)> =
+        page.split('`').filter_map(|word| word.split_once("::")).filter(|(file, _)| file.ends_with(".rs")).collect();
+    assert!(named.len() > 100, "{}", named.len());
+    for (file, test) in named {
+        let source = std::fs::read_to_string(root.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(source.contains(&format!("fn {test}(")), "{file} has no test {test}");
+    }
 }

@@ -212,6 +212,49 @@ fn a_failed_restore_changes_nothing() {
     assert_eq!(wider.global_step(), 0);
 }
 
+/// The same in the middle of a run, whatever is wrong with what was to be restored: the run ends as if nobody had tried.
+#[test]
+fn a_failed_restore_in_the_middle_of_a_run_changes_nothing() {
+    let (other_dir, seed_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut other = in_dir(other_dir.path()).max_to_keep(0).save_every(Every::Steps(1)).build().unwrap();
+    other.setup(inputs()).unwrap().train_steps(8).unwrap();
+    let saved = other.checkpoints().unwrap();
+    let files = ["model.safetensors", "optimizer.safetensors", "hyper_parameters.json", "state.bin"];
+    for (info, file) in saved.iter().zip(files) {
+        std::fs::remove_file(info.path.join(file)).unwrap();
+    }
+    for (info, file) in saved[4..].iter().zip(files) {
+        let mut bytes = std::fs::read(info.path.join(file)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(info.path.join(file), bytes).unwrap();
+    }
+    let mut seeded = in_dir(seed_dir.path()).seed(4).build().unwrap();
+    let with_other_seed = seeded.save_ckpt().unwrap();
+
+    let unbroken_dir = tempfile::tempdir().unwrap();
+    let mut unbroken = in_dir(unbroken_dir.path()).ema(0.9).build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).ema(0.9).build().unwrap();
+    for estimator in [&mut unbroken, &mut estimator] {
+        estimator.setup(inputs()).unwrap().train_steps(7).unwrap().keep("mine", &1).unwrap();
+        estimator.validate().unwrap();
+    }
+    for info in saved[..8].iter().chain([&with_other_seed]) {
+        let error = estimator.restore_ckpt(info).unwrap_err();
+        assert!(!error.to_string().is_empty());
+        assert_eq!((estimator.global_step(), estimator.epoch()), (7, 0), "{error}");
+        assert_eq!(estimator.kept::<u32>("mine").unwrap(), Some(1), "{error}");
+    }
+    for estimator in [&mut unbroken, &mut estimator] {
+        let metrics = estimator.save_ckpt().unwrap().metrics;
+        assert!(metrics.is_some(), "those of its step");
+        estimator.train_until(45).unwrap();
+    }
+    assert_eq!(estimator.hashes().unwrap(), unbroken.hashes().unwrap());
+    let ema = |estimator: &mut Elistimator<Line>| estimator.validate_ema().unwrap().get("loss").unwrap();
+    assert_eq!(ema(&mut estimator), ema(&mut unbroken));
+}
+
 #[test]
 fn a_hyper_parameter_added_with_a_default_still_loads_old_runs() {
     let dir = tempfile::tempdir().unwrap();

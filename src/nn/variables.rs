@@ -105,3 +105,55 @@ pub(crate) fn write<'v, D: Device, N: Network<D>>(
         Ok(())
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{Cpu, DeviceSpec};
+    use crate::nn::{Dropout, Linear};
+
+    type Net = (Linear<Cpu>, Dropout, Linear<Cpu>);
+
+    fn net() -> Net {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let linear = |inputs, outputs| Linear::new(&device, inputs, outputs).unwrap();
+        (linear(2, 3), Dropout::new(0.5), linear(3, 1))
+    }
+
+    #[test]
+    fn tensors_that_are_missing_or_too_many_or_of_another_name_or_shape_are_named() {
+        let net = net();
+        let (good, counters) = read(&net).unwrap();
+        let checked = |tensors: &[Named], counters: &Counters| check(&net, tensors.iter().map(view), counters);
+        checked(&good, &counters).unwrap();
+        let refused = |tensors: &[Named], counters: &Counters, expected: &[&str]| {
+            let error = checked(tensors, counters).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+            let message = error.to_string();
+            assert!(expected.iter().all(|part| message.contains(part)), "{expected:?}: {message}");
+        };
+        for place in 0..good.len() {
+            let name = good[place].0.as_str();
+            let mut tensors = good.clone();
+            tensors.remove(place);
+            refused(&tensors, &counters, &[&format!("{name:?} is missing")]);
+            tensors = good.clone();
+            tensors[place].0 = "other".into();
+            refused(&tensors, &counters, &[&format!("{name:?} is missing"), "\"other\" is not in the network"]);
+            // As many values as before.
+            tensors = good.clone();
+            tensors[place].1.push(1);
+            refused(&tensors, &counters, &[&format!("{name:?} has shape"), "expected"]);
+            tensors = good.clone();
+            tensors.push(("other".into(), vec![1], vec![0.0]));
+            refused(&tensors, &counters, &["\"other\" is not in the network"]);
+        }
+        assert_eq!(counters.len(), 1);
+        refused(&good, &Counters::new(), &["the random state", "is missing"]);
+        refused(
+            &good,
+            &vec![counters[0].clone(), ("other".into(), 0)],
+            &["the random state \"other\" is not in the network"],
+        );
+    }
+}
