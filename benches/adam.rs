@@ -1,7 +1,8 @@
 //! One Adam update of 3 million parameters beside the time to stream the bytes that it must touch: gradient, two moments and
-//! weights, each read and written (the update leaves the gradient zero). Both on all threads, in turn, in one process.
+//! weights, each read and written (the update leaves the gradient zero). Both on all threads, in turn, in one process, alone and
+//! with the copy of the weights into a dfdx tensor, which layers of dfdx's own need.
 //!
-//! Prints one JSON line and fails above 1.5 times the floor, the medians of 5 rounds, in the best of 3 attempts.
+//! Prints one JSON line and fails above 1.5 times the floor, the copy included, the medians of 5 rounds, in the best of 3 attempts.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Instant;
@@ -15,6 +16,32 @@ const VALUES: usize = 3_000_000;
 network! {
     struct Net<D> {
         weight: Parameter<D>,
+    }
+}
+
+/// A model of one weight, for the state that training puts the process in.
+#[derive(Serialize, Deserialize)]
+struct One;
+
+impl ModelFn for One {
+    type Net = Linear<Cpu>;
+
+    fn build(&self, device: &Cpu) -> ModelResult<Linear<Cpu>> {
+        Linear::new(device, 1, 1)
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Sgd::new(0.1).into()
+    }
+
+    fn train(
+        &self,
+        net: &mut Linear<Cpu>,
+        features: &Features<Cpu>,
+        step: &mut Step<'_, Cpu>,
+    ) -> ModelResult<TrainSpec<Cpu>> {
+        let x = features.tensor::<(usize, usize)>("x")?.traced(step.tape()?);
+        Ok(TrainSpec::new(net.forward(x)?.try_square()?.try_mean()?))
     }
 }
 
@@ -70,8 +97,10 @@ fn measure() -> (f64, f64, f64) {
 }
 
 fn main() {
-    // As in a training verb, this thread takes part in the work.
-    rayon::ThreadPoolBuilder::new().use_current_thread().build_global().unwrap();
+    // From the first training verb on this thread takes part in the work, and freed memory stays in the heap.
+    let mut estimator = Elistimator::builder(One).progress(ProgressMode::Off).build().unwrap();
+    let x = Record::new().with("x", Array::new([1, 1], vec![1.0f32]).unwrap());
+    estimator.setup(Inputs::train(Dataset::from_arrays(x).unwrap().batch(1))).unwrap().train().unwrap();
     let mut best = f64::INFINITY;
     for _ in 0..3 {
         let (floor, update, with_copy) = measure();
@@ -84,11 +113,11 @@ fn main() {
             with_copy * 1e3,
             with_copy / floor
         );
-        best = best.min(update / floor);
+        best = best.min(with_copy / floor);
         if best <= 1.5 {
             return;
         }
     }
-    eprintln!("an Adam update takes {best:.2} times as long as streaming its bytes, expected at most 1.5");
+    eprintln!("an Adam update and the copy take {best:.2} times as long as streaming its bytes, expected at most 1.5");
     std::process::exit(1);
 }
