@@ -1,8 +1,9 @@
 //! Fuzzing of every reader of bytes: mutated files, with their checksums put right, so that what lies behind is reached.
 //!
 //! `ELISTIMATOR_FUZZ=10000000 ELISTIMATOR_FUZZ_SEED=1 cargo test --release --lib fuzz -- --test-threads 1 --nocapture` runs
-//! ten million executions, and with `ELISTIMATOR_FUZZ_ONLY=npy,csv` of these alone; without the first, twelve thousand run among the other tests, always the same ones. A failure says
-//! which input it was and leaves it in `target/fuzz`: put it into `tests/fixtures/corpus` with the fix, where it is run for ever.
+//! ten million executions, and with `ELISTIMATOR_FUZZ_ONLY=npy,csv` of these alone; without the first, twelve thousand run
+//! among the other tests, always the same ones. A failure says which input it was and leaves it in `target/fuzz`: put it into
+//! `tests/fixtures/corpus` with the fix, where it is run for ever.
 
 mod arrays;
 mod directory;
