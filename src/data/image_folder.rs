@@ -91,8 +91,9 @@ impl ImageFolder {
         self
     }
 
-    /// The most memory that decoding one image may take, in bytes; 512 MiB unless set. A file of a few bytes can claim to be
-    /// an image of many gigabytes.
+    /// The most bytes that the pixels of one image may have, decoded; 512 MiB unless set. A file of a few bytes can claim to be
+    /// an image of many gigabytes. What a decoder works with comes on top: of a progressive JPEG about three times as much, and
+    /// of any JPEG some rows.
     #[must_use]
     pub fn max_image_bytes(mut self, bytes: u64) -> Self {
         self.max_bytes = bytes;

@@ -6,8 +6,9 @@ use super::mutator::Mutator;
 use super::targets::taken;
 use crate::data::ImageFolder;
 
-/// The most memory that decoding may take.
-const MOST: u64 = 1 << 18;
+/// The most bytes that decoded pixels may have. A flat JPEG is decoded in rows of sixteen, with two bytes a value and more, and
+/// these too have to fit into what may be reserved.
+const MOST: u64 = 1 << 14;
 
 /// The checksums of the chunks of a PNG file.
 #[allow(clippy::ptr_arg)] // of one type with the others, some of which change the length
