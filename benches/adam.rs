@@ -1,8 +1,9 @@
 //! One Adam update of 3 million parameters beside the time to stream the bytes that it must touch: gradient, two moments and
-//! weights, each read and written (the update leaves the gradient zero). Both on all threads, in turn, in one process, alone and
-//! with the copy of the weights into a dfdx tensor, which layers of dfdx's own need.
+//! weights, each read and written (the update leaves the gradient zero). Then the same with the copy of the weights into a dfdx
+//! tensor, which layers of dfdx's own need, beside the time to stream that copy's bytes as well. All on all threads, in turn, in
+//! one process.
 //!
-//! Prints one JSON line and fails if the update alone takes more than 1.5 times the floor, the medians of 5 rounds, in the best of
+//! Prints one JSON line and fails if either takes more than 1.5 times its floor, the medians of 5 rounds, in the best of
 //! 3 attempts.
 #![allow(missing_docs, clippy::unwrap_used)]
 
@@ -76,25 +77,58 @@ fn stream(arrays: &mut [Vec<f32>; 4]) {
     });
 }
 
-fn measure() -> (f64, f64, f64) {
+/// One array written from another, besides.
+fn copy(from: &[f32], to: &mut [f32]) {
+    const PIECE: usize = 1 << 15;
+    from.par_chunks(PIECE).zip(to.par_chunks_mut(PIECE)).for_each(|(from, to)| to.copy_from_slice(from));
+}
+
+/// Seconds: the floor and the update, without and with the copy into a tensor.
+#[derive(Clone, Copy)]
+struct Times {
+    stream: f64,
+    update: f64,
+    stream_with_copy: f64,
+    update_with_copy: f64,
+}
+
+impl Times {
+    fn ratio(&self) -> f64 {
+        self.update / self.stream
+    }
+
+    fn ratio_with_copy(&self) -> f64 {
+        self.update_with_copy / self.stream_with_copy
+    }
+}
+
+fn measure() -> Vec<Times> {
     let device = Cpu::default();
     let mut net = Net { weight: Parameter::new(&device, &[VALUES], &Init::Normal(0.0, 0.1), (1, 1)).unwrap() };
     let mut optimizer = elistimator::optim::Optimizer::<Cpu>::new(Adam::new(1e-3).into());
     let mut gradients = elistimator::nn::Gradients::<Cpu>::leaky();
     let mut arrays = [(); 4].map(|()| vec![1.0f32; VALUES]);
-    let mut rounds: Vec<(f64, f64, f64)> = (0..5)
-        .map(|_| {
-            let floor = median(|| stream(&mut arrays));
-            let update = median(|| optimizer.update(&mut net, &mut gradients, None).unwrap());
-            let with_copy = median(|| {
+    let mut tensor = vec![1.0f32; VALUES];
+    (0..5)
+        .map(|_| Times {
+            stream: median(|| stream(&mut arrays)),
+            update: median(|| optimizer.update(&mut net, &mut gradients, None).unwrap()),
+            stream_with_copy: median(|| {
+                stream(&mut arrays);
+                copy(&arrays[0], &mut tensor);
+            }),
+            update_with_copy: median(|| {
                 optimizer.update(&mut net, &mut gradients, None).unwrap();
                 std::hint::black_box(net.weight.flat());
-            });
-            (floor, update, with_copy)
+            }),
         })
-        .collect();
-    rounds.sort_by(|a, b| (a.1 / a.0).total_cmp(&(b.1 / b.0)));
-    rounds[2]
+        .collect()
+}
+
+/// The round in the middle, by a ratio.
+fn middle(mut rounds: Vec<Times>, ratio: impl Fn(&Times) -> f64) -> Times {
+    rounds.sort_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+    rounds[rounds.len() / 2]
 }
 
 fn main() {
@@ -102,23 +136,29 @@ fn main() {
     let mut estimator = Elistimator::builder(One).progress(ProgressMode::Off).build().unwrap();
     let x = Record::new().with("x", Array::new([1, 1], vec![1.0f32]).unwrap());
     estimator.setup(Inputs::train(Dataset::from_arrays(x).unwrap().batch(1))).unwrap().train().unwrap();
-    let mut best = f64::INFINITY;
+    let mut best = (f64::INFINITY, f64::INFINITY);
     for _ in 0..3 {
-        let (floor, update, with_copy) = measure();
+        let rounds = measure();
+        let (update, with_copy) = (middle(rounds.clone(), Times::ratio), middle(rounds, Times::ratio_with_copy));
         println!(
             "{{\"name\": \"adam\", \"parameters\": {VALUES}, \"stream_ms\": {:.3}, \"update_ms\": {:.3}, \"ratio\": {:.2}, \
-             \"update_and_tensor_ms\": {:.3}, \"ratio_with_tensor\": {:.2}}}",
-            floor * 1e3,
-            update * 1e3,
-            update / floor,
-            with_copy * 1e3,
-            with_copy / floor
+             \"stream_with_copy_ms\": {:.3}, \"update_with_copy_ms\": {:.3}, \"ratio_with_copy\": {:.2}}}",
+            update.stream * 1e3,
+            update.update * 1e3,
+            update.ratio(),
+            with_copy.stream_with_copy * 1e3,
+            with_copy.update_with_copy * 1e3,
+            with_copy.ratio_with_copy()
         );
-        best = best.min(update / floor);
-        if best <= 1.5 {
+        best = (best.0.min(update.ratio()), best.1.min(with_copy.ratio_with_copy()));
+        if best.0 <= 1.5 && best.1 <= 1.5 {
             return;
         }
     }
-    eprintln!("an Adam update takes {best:.2} times as long as streaming its bytes, expected at most 1.5");
+    eprintln!(
+        "an Adam update takes {:.2} times as long as streaming its bytes, {:.2} times with the copy into a tensor, expected \
+         at most 1.5",
+        best.0, best.1
+    );
     std::process::exit(1);
 }
