@@ -1,5 +1,6 @@
 //! How fast a checkpoint is written: 200 MB of weights and optimiser's state beside as many bytes from `dd conv=fsync` into the same
-//! directory, in turn. Prints one JSON line; the rates are medians in MB/s.
+//! directory, in turn. Prints one JSON line; the rates are medians in MB/s. Fails if we write at less than half of its rate, in the
+//! best of 3 attempts.
 //!
 //!     cargo bench --bench save [-- DIRECTORY]
 #![allow(missing_docs)]
@@ -12,6 +13,7 @@ use elistimator::prelude::*;
 
 const SIZE: usize = 5000;
 const ROUNDS: usize = 7;
+const LEAST: f64 = 0.5;
 
 #[derive(Serialize, Deserialize)]
 struct Wide;
@@ -69,12 +71,25 @@ fn main() -> Result<()> {
     let x = Record::new().with("x", Array::new([1, SIZE], vec![0.5f32; SIZE])?);
     estimator.setup(Inputs::train(Dataset::from_arrays(x)?.batch(1)))?.train()?;
 
+    let mut best = 0.0f64;
+    for _ in 0..3 {
+        best = best.max(measure(&mut estimator, dir.path())?);
+        if best >= LEAST {
+            return Ok(());
+        }
+    }
+    let message = format!("a save writes at {best:.2} times the rate of dd, expected at least {LEAST}");
+    Err(Error::new(ErrorKind::Io, message))
+}
+
+/// The rate beside that of dd.
+fn measure(estimator: &mut Elistimator<Wide>, dir: &Path) -> Result<f64> {
     let (mut ours, mut theirs, mut bytes) = (Vec::new(), Vec::new(), 0);
     for _ in 0..ROUNDS {
         let start = Instant::now();
         bytes = estimator.save_ckpt()?.bytes;
         ours.push(start.elapsed().as_secs_f64());
-        theirs.push(dd(dir.path(), bytes)?);
+        theirs.push(dd(dir, bytes)?);
     }
     let rate = |seconds: &mut Vec<f64>| {
         seconds.sort_by(f64::total_cmp);
@@ -85,5 +100,5 @@ fn main() -> Result<()> {
         "{{\"bytes\": {bytes}, \"save_mb_per_s\": {ours:.0}, \"dd_mb_per_s\": {theirs:.0}, \"ratio\": {:.2}}}",
         ours / theirs
     );
-    Ok(())
+    Ok(ours / theirs)
 }

@@ -19,15 +19,15 @@ LIB = ["--lib", "checkpoint"]
 
 # name, file, what is there, what is put in its place, the tests that must fail
 RULES = [
-    ("the sync of files", "src/checkpoint/fs.rs", "file.write_all(bytes)?;\n        file.sync_all()", "file.write_all(bytes)",
+    ("the sync of files", "src/checkpoint/fs.rs", "file.into_inner()?.sync_all()", "file.into_inner().map(drop).map_err(Into::into)",
      ["--test", "faults", "everything_is_synced"]),
     ("the sync of directories on the disk", "src/checkpoint/fs.rs", "File::open(path)?.sync_all()", "File::open(path).map(drop)",
      ["--test", "faults", "everything_is_synced"]),
     ("the sync of the temporary directory", "src/checkpoint/store/save.rs",
      'self.storage.sync_dir(temporary).map_err(|error| Error::io("sync", temporary, error))?;', "", LIB),
     ("the sync after the rename", "src/checkpoint/store/save.rs", "self.storage.sync_dir(&self.dir).map_err(|error| {", "Ok(()).map_err(|error: io::Error| {", LIB),
-    ("the temporary name", "src/checkpoint/store/save.rs", "let file = temporary.join(name);\n            self.storage.write_new",
-     "let _ = self.storage.create_dir(path);\n            let file = path.join(name);\n            self.storage.write_new", LIB),
+    ("the temporary name", "src/checkpoint/store/save.rs", "let file = temporary.join(name);\n            let parts",
+     "let _ = self.storage.create_dir(path);\n            let file = path.join(name);\n            let parts", LIB),
     ("the checksum", "src/checkpoint/store/load.rs", "if found != checksum {", "if found != checksum && false {", LIB),
     ("the limit on what is read", "src/checkpoint/fs.rs", "if length > limit {", "if length > limit && false {", LIB),
     ("no bytes left over", "src/checkpoint/state.rs", ".reject_trailing_bytes()", ".allow_trailing_bytes()", LIB),

@@ -263,10 +263,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// All state, as bytes and numbers.
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let (model, streams) = variables::read(&self.net).map_err(ModelError::into_error)?;
-        let mut optimizer = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
+        let mut optimizer = self.optimizer.shared_tensors(&self.net).map_err(ModelError::into_error)?;
         if let Some((average, _)) = &self.ema {
             optimizer.extend(
-                average.tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)),
+                average.shared_tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)),
             );
         }
         let hyper_parameters = serde_json::to_vec(&*self.model).map_err(|error| {
@@ -298,7 +298,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let metrics = (self.validated.0 == self.global_step && !self.validated.1.is_empty())
             .then(|| self.validated.1.clone().into());
-        let (model, optimizer) = (Tensors::new(model)?, Tensors::new(optimizer)?);
+        let (model, optimizer) = (Tensors::shared(model)?, Tensors::shared(optimizer)?);
         Ok(Snapshot { step: self.global_step, model, optimizer, hyper_parameters, state, metrics })
     }
 

@@ -1,6 +1,6 @@
 //! A run's state as two numbers, to compare runs bit by bit.
 
-use crate::nn::variables::{self, Named};
+use crate::nn::variables::{self, Shared};
 use crate::{Device, Elistimator, ModelError, ModelFn, Result};
 
 /// Hashes of the exact bits of a run's state: equal for two runs whose weights and whose optimisers are bit-identical.
@@ -19,7 +19,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Those of the device.
     pub fn hashes(&self) -> Result<Hashes> {
         let (tensors, counters) = variables::read(&self.net).map_err(ModelError::into_error)?;
-        let moments = self.optimizer.tensors(&self.net).map_err(ModelError::into_error)?;
+        let moments = self.optimizer.shared_tensors(&self.net).map_err(ModelError::into_error)?;
         let mut weights = Fnv::new();
         weights.tensors(&tensors);
         for (name, calls) in &counters {
@@ -46,7 +46,7 @@ impl Fnv {
         }
     }
 
-    fn tensors(&mut self, tensors: &[Named]) {
+    fn tensors(&mut self, tensors: &[Shared]) {
         for (name, dims, values) in tensors {
             self.bytes(name.as_bytes());
             dims.iter().for_each(|&dim| self.bytes(&(dim as u64).to_le_bytes()));

@@ -73,8 +73,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// Copies the state and saves it while you go on: the promises are those of [`save_ckpt`](Self::save_ckpt), from the moment
     /// that [`wait_for_save`](Self::wait_for_save), a later save, or a verb that needs the model directory has waited for it.
-    /// One save goes on at a time: this waits for an earlier one first. It costs a second copy of weights and optimiser state in
-    /// memory.
+    /// One save goes on at a time: this waits for an earlier one first. Weights and optimiser state are in memory twice until it
+    /// is done: on the CPU what the next update changes is copied then, from other devices everything is copied at once.
     ///
     /// # Errors
     /// That of the earlier save, if it failed; those of reading the state.

@@ -172,7 +172,8 @@ impl Storage for FaultyDisk {
         Ok(())
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let bytes = parts.concat();
         // A failed write leaves half of the bytes behind.
         let outcome = self.operate().map(drop);
         let mut files = self.files();

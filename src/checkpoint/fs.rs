@@ -1,7 +1,7 @@
 //! The only file that touches the disk for checkpoints.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 /// What a name in a directory is, without following links.
@@ -18,8 +18,8 @@ pub(crate) trait Storage: Send + Sync {
     fn create_dir_all(&self, path: &Path) -> io::Result<()>;
     /// Makes a directory that must not exist.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// Writes a file that must not exist, and waits until its bytes are durable.
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()>;
+    /// Writes a file that must not exist, from its parts in their order, and waits until its bytes are durable.
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()>;
     /// Reads a regular file of at most `limit` bytes.
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>>;
     /// Puts a file or a directory in another's place; a directory only where none is.
@@ -51,10 +51,14 @@ impl Storage for Disk {
         fs::create_dir(path)
     }
 
-    fn write_new(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
+    fn write_new(&self, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+        // Only what is small is gathered.
+        let mut file = BufWriter::with_capacity(1 << 16, file);
+        for part in parts {
+            file.write_all(part)?;
+        }
+        file.into_inner()?.sync_all()
     }
 
     fn read(&self, path: &Path, limit: u64) -> io::Result<Vec<u8>> {

@@ -108,7 +108,7 @@ impl Members {
         let temporary = dir.join(TEMPORARY_INDEX);
         let path = dir.join(INDEX);
         let written = remove(&*storage, &temporary)
-            .and_then(|()| storage.write_new(&temporary, &index))
+            .and_then(|()| storage.write_new(&temporary, &[&index]))
             .and_then(|()| storage.rename(&temporary, &path));
         if let Err(error) = written {
             let _ = storage.remove_dir_all(&ours);

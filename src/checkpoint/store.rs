@@ -165,7 +165,7 @@ impl Store {
             self.storage.remove_file(&temporary).map_err(|error| Error::io("delete", &temporary, error))?;
         }
         let bytes = metrics_to_bytes(metrics)?;
-        self.storage.write_new(&temporary, &bytes).map_err(|error| Error::io("write", &temporary, error))?;
+        self.storage.write_new(&temporary, &[&bytes]).map_err(|error| Error::io("write", &temporary, error))?;
         self.storage.rename(&temporary, &path).map_err(|error| Error::io("replace", &path, error))?;
         // The file is the new one from here on, whatever else fails: the list must not say otherwise.
         if let Some(info) = self.checkpoints.get_mut(&step) {

@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::Arc;
 
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::{Error, ErrorKind, Result};
@@ -33,13 +34,19 @@ struct Entry {
 
 #[derive(Clone)]
 enum Values {
-    Own(Vec<f32>),
+    /// With whom they are of: a network that is trained on meanwhile goes on with a copy.
+    Shared(Arc<Vec<f32>>),
     /// In the bytes of the file.
     File(Range<usize>),
 }
 
 impl Tensors {
     pub(crate) fn new(entries: Vec<(String, Vec<usize>, Vec<f32>)>) -> Result<Self> {
+        Self::shared(entries.into_iter().map(|(name, dims, values)| (name, dims, Arc::new(values))).collect())
+    }
+
+    /// The same without a copy of the values.
+    pub(crate) fn shared(entries: Vec<(String, Vec<usize>, Arc<Vec<f32>>)>) -> Result<Self> {
         let mut names = BTreeSet::new();
         for (name, dims, values) in &entries {
             check_name(name)?;
@@ -51,7 +58,7 @@ impl Tensors {
                 return Err(Error::new(ErrorKind::InvalidArgument, message));
             }
         }
-        let entry = |(name, dims, values)| Entry { name, dims, values: Values::Own(values) };
+        let entry = |(name, dims, values)| Entry { name, dims, values: Values::Shared(values) };
         Ok(Self { entries: entries.into_iter().map(entry).collect(), bytes: Vec::new() })
     }
 
@@ -59,7 +66,7 @@ impl Tensors {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[usize], &[f32])> + Clone {
         self.entries.iter().map(|entry| {
             let values = match &entry.values {
-                Values::Own(values) => values.as_slice(),
+                Values::Shared(values) => values.as_slice(),
                 // Both were checked when the file was read.
                 Values::File(range) => {
                     self.bytes.get(range.clone()).and_then(|b| bytemuck::try_cast_slice(b).ok()).unwrap_or_default()
@@ -77,15 +84,34 @@ impl Tensors {
         })
     }
 
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+    /// The bytes of a file, in parts: the header, then the values of each tensor where they are.
+    pub(crate) fn to_parts(&self) -> Result<Vec<Cow<'_, [u8]>>> {
         let invalid = |error| Error::with_source(ErrorKind::InvalidArgument, "cannot write tensors", error);
-        let little: Vec<Cow<'_, [u8]>> = self.iter().map(|(_, _, values)| little_endian(values)).collect();
-        let views = self
-            .iter()
-            .zip(&little)
-            .map(|((name, dims, _), bytes)| TensorView::new(Dtype::F32, dims.to_vec(), bytes).map(|view| (name, view)));
-        let views = views.collect::<std::result::Result<Vec<_>, _>>().map_err(invalid)?;
-        safetensors::serialize(views, None).map_err(invalid)
+        let mut tensors: Vec<_> = self.iter().collect();
+        tensors.sort_unstable_by_key(|(name, ..)| *name);
+        let mut end = 0;
+        let listed = tensors.iter().map(|(name, dims, values)| {
+            let start = end;
+            end += size_of_val(*values);
+            let info = TensorInfo { dtype: Dtype::F32, shape: dims.to_vec(), data_offsets: (start, end) };
+            ((*name).to_owned(), info)
+        });
+        let metadata = Metadata::new(None, listed.collect()).map_err(invalid)?;
+        let json = serde_json::to_vec(&metadata)
+            .map_err(|error| Error::with_source(ErrorKind::InvalidArgument, "cannot write tensors", error))?;
+        // The values begin where a multiple of 8 does.
+        let length = json.len().next_multiple_of(8);
+        let mut header = (length as u64).to_le_bytes().to_vec();
+        header.extend(json);
+        header.resize(8 + length, b' ');
+        let values = tensors.iter().map(|(_, _, values)| little_endian(values));
+        Ok(std::iter::once(Cow::Owned(header)).chain(values).collect())
+    }
+
+    /// The bytes of a file.
+    #[cfg(test)]
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(self.to_parts()?.concat())
     }
 
     /// Reads the bytes of a file, and keeps them: beside them, memory is needed only for what the header says.
@@ -278,6 +304,8 @@ fn check_name(name: &str) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use safetensors::tensor::TensorView;
+
     use super::*;
 
     fn sample() -> Tensors {
@@ -298,6 +326,16 @@ mod tests {
         found.sort_by(|a, b| a.0.cmp(b.0));
         assert_eq!(found, expected);
         assert_eq!(back.to_bytes().unwrap(), sample.to_bytes().unwrap());
+    }
+
+    /// The crate of the format writes the same bytes.
+    #[test]
+    fn files_are_those_of_the_format() {
+        let sample = sample();
+        let views = sample.iter().map(|(name, dims, values)| {
+            (name, TensorView::new(Dtype::F32, dims.to_vec(), bytemuck::cast_slice(values)).unwrap())
+        });
+        assert_eq!(sample.to_bytes().unwrap(), safetensors::serialize(views, None).unwrap());
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub struct Parameter<D: Device> {
     loans: Arc<()>,
     dims: Vec<usize>,
     trainable: bool,
+    key: u64,
 }
 
 /// A parameter's tensor as our own operations keep it until their way back: counted, so that an update knows when nobody
@@ -49,6 +50,9 @@ impl<D: Device> std::ops::Deref for Loan<D> {
         &self.tensor
     }
 }
+
+/// The next parameter's key.
+static KEYS: AtomicU64 = AtomicU64::new(0);
 
 /// How many times a tensor was copied from a device to the host: asserted by tests, since each one waits for the device.
 static HOST_READS: AtomicU64 = AtomicU64::new(0);
@@ -112,6 +116,7 @@ impl<D: Device> Parameter<D> {
             loans: Arc::new(()),
             dims: dims.to_vec(),
             trainable: true,
+            key: KEYS.fetch_add(1, Ordering::Relaxed),
         }
     }
 
@@ -130,6 +135,11 @@ impl<D: Device> Parameter<D> {
     /// Freezes it, or lets optimisers update it again.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.trainable = trainable;
+    }
+
+    /// A number that no other parameter of the process has.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
     }
 
     /// Its dimensions.
@@ -233,14 +243,19 @@ impl<D: Device> Parameter<D> {
 
     /// Copies the values to the host, in row-major order.
     pub fn values(&self) -> Vec<f32> {
+        Arc::unwrap_or_clone(self.shared_values())
+    }
+
+    /// The values on the host: shared with the parameter until it is next updated where they are there already.
+    pub(crate) fn shared_values(&self) -> Arc<Vec<f32>> {
         HOST_READS.fetch_add(1, Ordering::Relaxed);
         if let Some(host) = &self.host {
-            return host.as_ref().clone();
+            return host.clone();
         }
         let tensor = self.lock();
         let mut values = vec![0.0; tensor.shape().0];
         tensor.copy_into(&mut values);
-        values
+        Arc::new(values)
     }
 
     /// Overwrites all values, keeping the parameter's identity.

@@ -1,12 +1,16 @@
 //! Networks as lists of named values: the way between a network and a checkpoint.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use crate::nn::{Network, Part, PartMut, Visitor, VisitorMut};
 use crate::{Device, Error, ErrorKind, ModelResult, Result};
 
 /// A tensor on its way to or from a file: name, dimensions, values in row-major order.
 pub(crate) type Named = (String, Vec<usize>, Vec<f32>);
+
+/// The same, its values shared with whom they are of.
+pub(crate) type Shared = (String, Vec<usize>, Arc<Vec<f32>>);
 
 /// The same, borrowed.
 pub(crate) type View<'v> = (&'v str, &'v [usize], &'v [f32]);
@@ -20,12 +24,12 @@ pub(crate) fn view((name, dims, values): &Named) -> View<'_> {
 pub(crate) type Counters = Vec<(String, u64)>;
 
 /// All parameters and the calls of all random streams.
-pub(crate) fn read<D: Device, N: Network<D>>(net: &N) -> ModelResult<(Vec<Named>, Counters)> {
+pub(crate) fn read<D: Device, N: Network<D>>(net: &N) -> ModelResult<(Vec<Shared>, Counters)> {
     let (mut tensors, mut counters) = (Vec::new(), Vec::new());
     net.visit(&mut Visitor::new(&mut |name, part| {
         match part {
             Part::Parameter(parameter) => {
-                tensors.push((name.to_owned(), parameter.dims().to_vec(), parameter.values()));
+                tensors.push((name.to_owned(), parameter.dims().to_vec(), parameter.shared_values()));
             }
             Part::Random(stream) => counters.push((name.to_owned(), stream.calls())),
         }
@@ -124,9 +128,11 @@ mod tests {
     fn tensors_that_are_missing_or_too_many_or_of_another_name_or_shape_are_named() {
         let net = net();
         let (good, counters) = read(&net).unwrap();
-        let checked = |tensors: &[Named], counters: &Counters| check(&net, tensors.iter().map(view), counters);
+        let checked = |tensors: &[Shared], counters: &Counters| {
+            check(&net, tensors.iter().map(|(name, dims, values)| (&**name, &**dims, &***values)), counters)
+        };
         checked(&good, &counters).unwrap();
-        let refused = |tensors: &[Named], counters: &Counters, expected: &[&str]| {
+        let refused = |tensors: &[Shared], counters: &Counters, expected: &[&str]| {
             let error = checked(tensors, counters).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
             let message = error.to_string();
@@ -145,7 +151,7 @@ mod tests {
             tensors[place].1.push(1);
             refused(&tensors, &counters, &[&format!("{name:?} has shape"), "expected"]);
             tensors = good.clone();
-            tensors.push(("other".into(), vec![1], vec![0.0]));
+            tensors.push(("other".into(), vec![1], Arc::new(vec![0.0])));
             refused(&tensors, &counters, &["\"other\" is not in the network"]);
         }
         assert_eq!(counters.len(), 1);

@@ -3,10 +3,14 @@
 use std::collections::BTreeMap;
 
 use dfdx::tensor_ops::{TryAdd, TryMul};
+use rayon::prelude::*;
 
-use crate::nn::variables::{self, Named, View};
+use crate::nn::variables::{self, Named, Shared, View};
 use crate::nn::{Network, Parameter, Part, PartMut, Visitor, VisitorMut};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
+
+/// Values in one piece of work: large enough that handing it to another thread pays.
+const CHUNK: usize = 1 << 15;
 
 /// Weights averaged over training, which often generalise better than the last ones: exponentially (Polyak and Juditsky 1992),
 /// or all alike (stochastic weight averaging, Izmailov et al. 2018). The estimator has one with
@@ -64,7 +68,9 @@ impl<D: Device> WeightAverage<D> {
             let average = values.get_mut(name).ok_or_else(|| ModelError::from(unknown(name)))?;
             match (average.host_mut(), parameter.host()) {
                 (Some(average), Some(weights)) => {
-                    average.iter_mut().zip(weights.iter()).for_each(|(average, w)| *average += share * (w - *average));
+                    average.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK)).for_each(|(average, weights)| {
+                        average.iter_mut().zip(weights).for_each(|(average, w)| *average += share * (w - *average));
+                    });
                     Ok(())
                 }
                 _ => {
@@ -113,6 +119,13 @@ impl<D: Device> WeightAverage<D> {
     pub fn tensors(&self) -> Vec<Named> {
         let named = |(name, value): (&String, &Parameter<D>)| (name.clone(), value.dims().to_vec(), value.values());
         self.values.iter().map(named).collect()
+    }
+
+    /// The same without a copy of what is on the host.
+    pub(crate) fn shared_tensors(&self) -> Vec<Shared> {
+        let shared =
+            |(name, value): (&String, &Parameter<D>)| (name.clone(), value.dims().to_vec(), value.shared_values());
+        self.values.iter().map(shared).collect()
     }
 
     /// Takes over what [`tensors`](Self::tensors) and [`count`](Self::count) gave; an empty list begins anew.

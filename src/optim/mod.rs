@@ -2,6 +2,7 @@
 
 mod adaptive;
 mod average;
+#[cfg(any(test, feature = "cuda"))]
 mod composed;
 mod config;
 mod early_stopping;

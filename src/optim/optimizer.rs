@@ -1,12 +1,12 @@
 //! An optimiser at work: its settings and its state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dfdx::tensor_ops::{SumTo, TryStack};
 
-use crate::nn::variables::{self, Named, View};
+use crate::nn::variables::{self, Named, Shared, View};
 use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
-use crate::optim::update::Moments;
 use crate::optim::{OptimizerConfig, gradient};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 
@@ -15,7 +15,7 @@ use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 pub struct Optimizer<D: Device> {
     config: OptimizerConfig,
     learning_rate: f64,
-    moments: Moments<D>,
+    moments: D::Moments,
     /// By the parameters' place in the network: how often each was updated, and by which rule.
     slots: Vec<Slot>,
     /// Of the updates since they were last taken.
@@ -49,7 +49,7 @@ impl<D: Device> Optimizer<D> {
         Self {
             config,
             learning_rate,
-            moments: [Gradients::leaky(), Gradients::leaky()],
+            moments: D::no_moments(),
             slots: Vec::new(),
             gradient_norms: Vec::new(),
             spent: Vec::new(),
@@ -186,15 +186,21 @@ impl<D: Device> Optimizer<D> {
     /// # Errors
     /// Those of the device.
     pub fn tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<Named>> {
+        let own = |(name, dims, values)| (name, dims, Arc::unwrap_or_clone(values));
+        Ok(self.shared_tensors(net)?.into_iter().map(own).collect())
+    }
+
+    /// The same without a copy of what is on the host.
+    pub(crate) fn shared_tensors<N: Network<D>>(&self, net: &N) -> ModelResult<Vec<Shared>> {
         let mut tensors = Vec::new();
         let mut slots = self.slots.iter();
         net.visit(&mut Visitor::new(&mut |name, part| {
             let Part::Parameter(parameter) = part else { return Ok(()) };
             let Some(slot) = slots.next().filter(|slot| slot.updates > 0) else { return Ok(()) };
-            let pieces = (0..4).map(|piece| f32::from((slot.updates >> (16 * piece)) as u16)).collect();
-            tensors.push((format!("updates/{name}"), vec![4], pieces));
-            for (moment, gradients) in self.config.rule(slot.rule).moments().iter().zip(&self.moments) {
-                let values = gradients.get(&parameter.identity()).as_vec();
+            let pieces: Vec<f32> = (0..4).map(|piece| f32::from((slot.updates >> (16 * piece)) as u16)).collect();
+            tensors.push((format!("updates/{name}"), vec![4], Arc::new(pieces)));
+            for (which, moment) in self.config.rule(slot.rule).moments().iter().enumerate() {
+                let values = D::moment(&self.moments, which, parameter);
                 tensors.push((format!("{moment}/{name}"), parameter.dims().to_vec(), values));
             }
             Ok(())
@@ -220,7 +226,7 @@ impl<D: Device> Optimizer<D> {
             tensors.map(|(name, dims, values)| (name, (dims, values))).collect();
         let mut wrong = Vec::new();
         let mut slots = Vec::new();
-        let mut restored: Moments<D> = [Gradients::leaky(), Gradients::leaky()];
+        let mut restored = D::no_moments();
         net.visit(&mut Visitor::new(&mut |name, part| {
             let Part::Parameter(parameter) = part else { return Ok(()) };
             let rule = self.config.rule_of(name);
@@ -238,14 +244,14 @@ impl<D: Device> Optimizer<D> {
             if updates == 0 {
                 return Ok(());
             }
-            for (moment, gradients) in self.config.rule(rule).moments().iter().zip(&mut restored) {
+            for (which, moment) in self.config.rule(rule).moments().iter().enumerate() {
                 let full = format!("{moment}/{name}");
                 match found.remove(full.as_str()) {
                     None => wrong.push(format!("{full:?} is missing")),
                     Some((dims, _)) if dims != parameter.dims() => {
                         wrong.push(format!("{full:?} has shape {dims:?}, expected {:?}", parameter.dims()));
                     }
-                    Some((_, values)) => upload(parameter, gradients, values)?,
+                    Some((_, values)) => D::set_moment(&mut restored, which, parameter, values)?,
                 }
             }
             Ok(())
@@ -268,28 +274,6 @@ fn limit(setting: Option<f64>, what: &str) -> Result<Option<f32>> {
             Err(Error::new(ErrorKind::InvalidArgument, message))
         }
         limit => Ok(limit.map(|limit| limit as f32)),
-    }
-}
-
-/// Fills a parameter's moment with values; dfdx offers no other way into its storage on every device.
-fn upload<D: Device>(parameter: &Parameter<D>, moments: &mut Gradients<D>, values: &[f32]) -> ModelResult<()> {
-    let identity = parameter.identity();
-    let device = identity.device().clone();
-    let replay = Replay { values, next: std::cell::Cell::new(0) };
-    Ok(device.try_fill_with_distr(moments.get_or_alloc_mut(&identity)?, replay)?)
-}
-
-/// Hands out given values in order, in the guise of a distribution.
-struct Replay<'v> {
-    values: &'v [f32],
-    next: std::cell::Cell<usize>,
-}
-
-impl rand::distributions::Distribution<f32> for Replay<'_> {
-    fn sample<R: rand::Rng + ?Sized>(&self, _: &mut R) -> f32 {
-        let index = self.next.get();
-        self.next.set(index + 1);
-        self.values.get(index).copied().unwrap_or(0.0)
     }
 }
 

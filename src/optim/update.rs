@@ -1,16 +1,23 @@
 //! One update of one parameter: dfdx's kernels on every device, a fused parallel pass on the CPU.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+#[cfg(any(test, feature = "cuda"))]
 use dfdx::optim::{AdamConfig, Momentum, SgdConfig, WeightDecay};
 use dfdx::tensor::Cpu;
 use rayon::prelude::*;
 
 use crate::nn::backend::Backend;
 use crate::nn::{Gradients, Parameter, Tensor};
+#[cfg(any(test, feature = "cuda"))]
+use crate::optim::composed;
 use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
-use crate::optim::{Adagrad, Ftrl, Lamb, composed, gradient};
+use crate::optim::{Adagrad, Ftrl, Lamb, gradient};
 use crate::{Device, ModelResult};
 
-/// Where the state of the parameters is: one set of buffers for each moment.
+/// Where dfdx's kernels have the state of the parameters: one set of buffers for each moment.
+#[cfg(any(test, feature = "cuda"))]
 pub(crate) type Moments<D> = [Gradients<D>; 2];
 
 /// Updates a parameter in place. Sealed with [`Device`].
@@ -19,9 +26,35 @@ pub trait Update: Backend {
     #[doc(hidden)]
     const UPDATE_ZEROES: bool = false;
 
+    /// Where the state of the parameters is.
+    #[doc(hidden)]
+    type Moments;
+
     /// Updates that wait for being made together.
     #[doc(hidden)]
     type Pending: Default;
+
+    /// No state yet.
+    #[doc(hidden)]
+    fn no_moments() -> Self::Moments;
+
+    /// The state of a parameter that was updated: its first or second moment, shared with the optimiser until the next update
+    /// where the state is on the host.
+    #[doc(hidden)]
+    fn moment(moments: &Self::Moments, which: usize, parameter: &Parameter<Self>) -> Arc<Vec<f32>>
+    where
+        Self: Device;
+
+    /// Puts a parameter's state in place.
+    #[doc(hidden)]
+    fn set_moment(
+        moments: &mut Self::Moments,
+        which: usize,
+        parameter: &Parameter<Self>,
+        values: &[f32],
+    ) -> ModelResult<()>
+    where
+        Self: Device;
 
     /// Updates a parameter, at the latest in [`finish`](Self::finish). `step` counts from 1.
     #[doc(hidden)]
@@ -31,23 +64,15 @@ pub trait Update: Backend {
         learning_rate: f64,
         parameter: &mut Parameter<Self>,
         gradients: &mut Gradients<Self>,
-        moments: &mut [Gradients<Self>; 2],
+        moments: &mut Self::Moments,
         pending: &mut Self::Pending,
     ) -> ModelResult<()>
     where
-        Self: Device,
-    {
-        let _ = pending;
-        stock(step, rule, learning_rate, parameter, gradients, moments)
-    }
+        Self: Device;
 
     /// Makes the updates that wait, with the gradients and moments that they were given.
     #[doc(hidden)]
-    fn finish(
-        pending: Self::Pending,
-        gradients: &mut Gradients<Self>,
-        moments: &mut [Gradients<Self>; 2],
-    ) -> ModelResult<()>
+    fn finish(pending: Self::Pending, gradients: &mut Gradients<Self>, moments: &mut Self::Moments) -> ModelResult<()>
     where
         Self: Device,
     {
@@ -97,11 +122,13 @@ pub trait Update: Backend {
     }
 }
 
+#[cfg(any(test, feature = "cuda"))]
 fn l2(weight_decay: f64) -> Option<WeightDecay> {
     (weight_decay != 0.0).then_some(WeightDecay::L2(weight_decay))
 }
 
 /// dfdx's own kernels.
+#[cfg(any(test, feature = "cuda"))]
 pub(crate) fn stock<D: Device>(
     step: u64,
     rule: &Rule,
@@ -149,10 +176,44 @@ pub(crate) fn stock<D: Device>(
 /// Values in one piece of work: large enough that handing it to another thread pays.
 const CHUNK: usize = 1 << 15;
 
+/// The state of the parameters on the host, by their keys; empty where a rule has none. A checkpoint that is being written
+/// shares it: the next update then goes on with a copy.
+#[derive(Debug, Default)]
+pub struct HostMoments(BTreeMap<u64, [Arc<Vec<f32>>; 2]>);
+
+impl HostMoments {
+    fn of(&mut self, parameter: &Parameter<Cpu>) -> &mut [Arc<Vec<f32>>; 2] {
+        self.0.entry(parameter.key()).or_default()
+    }
+}
+
 impl Update for Cpu {
     const UPDATE_ZEROES: bool = true;
 
+    type Moments = HostMoments;
+
     type Pending = ();
+
+    fn no_moments() -> HostMoments {
+        HostMoments::default()
+    }
+
+    fn moment(moments: &HostMoments, which: usize, parameter: &Parameter<Self>) -> Arc<Vec<f32>> {
+        let of_parameter = moments.0.get(&parameter.key());
+        of_parameter.and_then(|moments| moments.get(which)).cloned().unwrap_or_default()
+    }
+
+    fn set_moment(
+        moments: &mut HostMoments,
+        which: usize,
+        parameter: &Parameter<Self>,
+        values: &[f32],
+    ) -> ModelResult<()> {
+        if let Some(moment) = moments.of(parameter).get_mut(which) {
+            *moment = Arc::new(values.to_vec());
+        }
+        Ok(())
+    }
 
     fn update(
         step: u64,
@@ -160,26 +221,22 @@ impl Update for Cpu {
         learning_rate: f64,
         parameter: &mut Parameter<Self>,
         gradients: &mut Gradients<Self>,
-        [first, second]: &mut Moments<Self>,
+        moments: &mut HostMoments,
         (): &mut (),
     ) -> ModelResult<()> {
         let ghost = parameter.identity().ghost();
         let mut gradient = std::mem::take(&mut **gradients.get_or_alloc_mut(&ghost)?);
         let count = rule.moments().len();
-        let take = |moments: &mut Gradients<Self>, wanted: bool| -> ModelResult<Vec<f32>> {
-            Ok(if wanted { std::mem::take(&mut **moments.get_or_alloc_mut(&ghost)?) } else { Vec::new() })
-        };
-        let (mut m, mut v) = (take(first, count > 0)?, take(second, count > 1)?);
+        let moments = moments.of(parameter);
+        for moment in moments.iter_mut().take(count).filter(|moment| moment.is_empty()) {
+            *moment = Arc::new(vec![0.0; gradient.len()]);
+        }
+        let [m, v] = moments;
         if let Some(weights) = parameter.host_mut() {
-            fused(step, rule, learning_rate as f32, weights, &mut gradient, &mut m, &mut v);
+            let (m, v) = (Arc::make_mut(m), Arc::make_mut(v));
+            fused(step, rule, learning_rate as f32, weights, &mut gradient, m, v);
         }
         **gradients.get_or_alloc_mut(&ghost)? = gradient;
-        if count > 0 {
-            **first.get_or_alloc_mut(&ghost)? = m;
-        }
-        if count > 1 {
-            **second.get_or_alloc_mut(&ghost)? = v;
-        }
         Ok(())
     }
 
@@ -446,8 +503,7 @@ mod tests {
             for config in &rules {
                 let mut ours = Parameter::from_vec(&device, &[len], start.clone()).unwrap();
                 let mut theirs = Parameter::from_vec(&device, &[len], start.clone()).unwrap();
-                let fresh = || [Gradients::leaky(), Gradients::leaky()];
-                let (mut our_moments, mut their_moments) = (fresh(), fresh());
+                let (mut our_moments, mut their_moments) = (Cpu::no_moments(), [(); 2].map(|()| Gradients::leaky()));
                 for step in 1..=5 {
                     let gradient: Vec<f32> = (0..len).map(|i| (((i + step) * 53 % 97) as f32) / 40.0 - 1.0).collect();
                     let gradients = |parameter: &Parameter<Cpu>| {
@@ -474,7 +530,7 @@ mod tests {
     fn adam_follows_its_formula() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
         let mut parameter = Parameter::from_vec(&device, &[1], vec![1.0]).unwrap();
-        let mut moments = [Gradients::leaky(), Gradients::leaky()];
+        let mut moments = Cpu::no_moments();
         let config = OptimizerConfig::from(Adam::new(0.1));
         let (mut m, mut v, mut w) = (0.0f64, 0.0f64, 1.0f64);
         for (step, g) in [(1, 1.0), (2, -2.0)] {

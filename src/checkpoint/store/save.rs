@@ -1,7 +1,11 @@
 //! Saving a checkpoint: into a fresh directory that one rename commits.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
+use rayon::prelude::*;
 
 use super::{
     HYPER_PARAMETERS, INDEX, LOCK, METRICS, MODEL, OPTIMIZER, STATE, Snapshot, Store, TEMPORARY, next_order, take_lock,
@@ -10,6 +14,30 @@ use crate::checkpoint::index::{self, CheckpointInfo, dir_name, replaced_name};
 use crate::checkpoint::state::metrics_to_bytes;
 use crate::checkpoint::{Monitor, Retention};
 use crate::{Error, ErrorKind, Result};
+
+/// The bytes of a file, in their order.
+type Parts<'p> = Vec<Cow<'p, [u8]>>;
+
+fn length(parts: &Parts<'_>) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+/// The CRC-32 of a file, computed by all threads.
+fn checksum(parts: &Parts<'_>) -> u32 {
+    const PIECE: usize = 1 << 20;
+    let pieces: Vec<Hasher> = parts
+        .par_iter()
+        .flat_map(|part| part.par_chunks(PIECE))
+        .map(|piece| {
+            let mut hasher = Hasher::new();
+            hasher.update(piece);
+            hasher
+        })
+        .collect();
+    let mut whole = Hasher::new();
+    pieces.iter().for_each(|piece| whole.combine(piece));
+    whole.finalize()
+}
 
 impl Store {
     /// Saves a snapshot: into a fresh directory, made durable, renamed, the rename made durable, then the index; only then is
@@ -21,23 +49,19 @@ impl Store {
         monitor: &Monitor,
     ) -> Result<CheckpointInfo> {
         self.check_place()?;
-        let files = [
-            (MODEL, snapshot.model.to_bytes()?),
-            (OPTIMIZER, snapshot.optimizer.to_bytes()?),
-            (HYPER_PARAMETERS, snapshot.hyper_parameters.clone()),
+        let mut files = vec![
+            (MODEL, snapshot.model.to_parts()?),
+            (OPTIMIZER, snapshot.optimizer.to_parts()?),
+            (HYPER_PARAMETERS, vec![Cow::Borrowed(snapshot.hyper_parameters.as_slice())]),
         ];
         let mut state = snapshot.state.clone();
         state.saved_at = chrono::Utc::now().timestamp_millis();
         state.order = self.next_order;
         state.is_finite = snapshot.model.are_finite();
-        state.files = files
-            .iter()
-            .map(|(name, bytes)| ((*name).to_owned(), bytes.len() as u64, crc32fast::hash(bytes)))
-            .collect();
-        let mut files: Vec<(&str, Vec<u8>)> = files.into();
-        files.push((STATE, state.to_bytes()?));
+        state.files = files.iter().map(|(name, parts)| ((*name).to_owned(), length(parts), checksum(parts))).collect();
+        files.push((STATE, vec![Cow::Owned(state.to_bytes()?)]));
         if let Some(metrics) = &snapshot.metrics {
-            files.push((METRICS, metrics_to_bytes(metrics)?));
+            files.push((METRICS, vec![Cow::Owned(metrics_to_bytes(metrics)?)]));
         }
         if !state.is_finite {
             log::warn!(
@@ -79,7 +103,7 @@ impl Store {
         self.check_place()?;
         let probe = self.temporary_dir()?;
         let file = probe.join("probe");
-        let written = self.storage.write_new(&file, b"room?").map_err(|error| Error::io("write", &file, error));
+        let written = self.storage.write_new(&file, &[b"room?"]).map_err(|error| Error::io("write", &file, error));
         let _ = self.storage.remove_dir_all(&probe);
         written?;
         let free =
@@ -140,10 +164,11 @@ impl Store {
         Err(Error::new(ErrorKind::Io, message))
     }
 
-    fn commit(&self, temporary: &Path, path: &Path, files: &[(&str, Vec<u8>)], step: u64) -> Result<()> {
-        for (name, bytes) in files {
+    fn commit(&self, temporary: &Path, path: &Path, files: &[(&str, Parts<'_>)], step: u64) -> Result<()> {
+        for (name, parts) in files {
             let file = temporary.join(name);
-            self.storage.write_new(&file, bytes).map_err(|error| Error::io("write", &file, error))?;
+            let parts: Vec<&[u8]> = parts.iter().map(Cow::as_ref).collect();
+            self.storage.write_new(&file, &parts).map_err(|error| Error::io("write", &file, error))?;
         }
         self.storage.sync_dir(temporary).map_err(|error| Error::io("sync", temporary, error))?;
         // The index may still list this step, with the metrics of a checkpoint that was replaced or deleted.
@@ -181,7 +206,7 @@ impl Store {
         let temporary = self.dir.join(format!("{TEMPORARY}index-{}-{}", std::process::id(), self.next_temporary));
         let write = || -> Result<()> {
             let io = |error| Error::io("write", &temporary, error);
-            self.storage.write_new(&temporary, &index::to_bytes(&self.list())?).map_err(io)?;
+            self.storage.write_new(&temporary, &[&index::to_bytes(&self.list())?]).map_err(io)?;
             self.storage.rename(&temporary, &self.dir.join(INDEX)).map_err(io)?;
             self.storage.sync_dir(&self.dir).map_err(io)
         };

@@ -1,6 +1,8 @@
 //! Updates on CUDA devices: many parameters in one launch, where nobody shares their values.
 
-use dfdx::tensor::Cuda;
+use std::sync::Arc;
+
+use dfdx::tensor::{Cuda, SampleTensor};
 
 use super::gradient;
 use super::optimizer::{Fused, Pending};
@@ -52,7 +54,30 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
 }
 
 impl Update for Cuda {
+    type Moments = Moments<Self>;
+
     type Pending = Pending;
+
+    fn no_moments() -> Moments<Self> {
+        [(); 2].map(|()| Gradients::leaky())
+    }
+
+    fn moment(moments: &Moments<Self>, which: usize, parameter: &Parameter<Self>) -> Arc<Vec<f32>> {
+        let moment = moments.get(which).map(|moment| moment.get(&parameter.identity()).as_vec());
+        Arc::new(moment.unwrap_or_default())
+    }
+
+    fn set_moment(
+        moments: &mut Moments<Self>,
+        which: usize,
+        parameter: &Parameter<Self>,
+        values: &[f32],
+    ) -> ModelResult<()> {
+        match moments.get_mut(which) {
+            Some(moment) => fill(parameter, moment, values),
+            None => Ok(()),
+        }
+    }
 
     fn update(
         step: u64,
@@ -107,5 +132,27 @@ impl Update for Cuda {
         weight: f32,
     ) -> ModelResult<()> {
         gradient::add(parameter, sum, gradients, weight)
+    }
+}
+
+/// Fills a parameter's moment with values; dfdx offers no other way into its storage.
+fn fill(parameter: &Parameter<Cuda>, moment: &mut Gradients<Cuda>, values: &[f32]) -> ModelResult<()> {
+    let identity = parameter.identity();
+    let device = identity.device().clone();
+    let replay = Replay { values, next: std::cell::Cell::new(0) };
+    Ok(device.try_fill_with_distr(moment.get_or_alloc_mut(&identity)?, replay)?)
+}
+
+/// Hands out given values in order, in the guise of a distribution.
+struct Replay<'v> {
+    values: &'v [f32],
+    next: std::cell::Cell<usize>,
+}
+
+impl rand::distributions::Distribution<f32> for Replay<'_> {
+    fn sample<R: rand::Rng + ?Sized>(&self, _: &mut R) -> f32 {
+        let index = self.next.get();
+        self.next.set(index + 1);
+        self.values.get(index).copied().unwrap_or(0.0)
     }
 }
