@@ -232,15 +232,17 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 self.save_in_verb()?;
             }
             self.poll_save()?;
+            // Before the epoch is over, as a save is: the verb that comes next ends it, and what follows it is not left out.
+            if self.options.interrupts && interrupt::take() {
+                self.collect_save();
+                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
+                return Err(Error::new(ErrorKind::Interrupted, message));
+            }
             let ended = self.ends_epoch()?;
             if ended && self.logs.has_file() {
                 self.flush(pass)?;
                 let (epoch, loss) = (self.position().epoch, loss_text(self.training_log.last_loss()));
                 self.logs.note(self.global_step, || format!("epoch {epoch} done: {loss}"));
-            }
-            if self.options.interrupts && interrupt::take() {
-                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
-                return Err(Error::new(ErrorKind::Interrupted, message));
             }
             if ended && matches!(until, Until::EndOfEpoch) {
                 break;
