@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::io::Write;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -43,8 +44,7 @@ fn run<D: Device>(args: &Args) -> Result<()> {
         match estimator.train_until(args.steps) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {
                 let saved = estimator.save_ckpt()?;
-                println!("interrupted at step {}: run the same command to go on", saved.step);
-                return Ok(());
+                return say(&format!("interrupted at step {}: run the same command to go on", saved.step));
             }
             outcome => outcome?.save_ckpt()?,
         };
@@ -52,8 +52,13 @@ fn run<D: Device>(args: &Args) -> Result<()> {
 
     let loss = estimator.evaluate(&validation)?.get("loss")?;
     let (step, hashes) = (estimator.global_step(), estimator.hashes()?);
-    println!("final step={step} weights={:016x} optimizer={:016x} loss={loss}", hashes.weights, hashes.optimizer);
-    Ok(())
+    say(&format!("final step={step} weights={:016x} optimizer={:016x} loss={loss}", hashes.weights, hashes.optimizer))
+}
+
+/// Prints a line; `println!` would panic where nobody reads any more: a closed terminal, `| head -1`.
+fn say(line: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{line}")
+        .map_err(|error| Error::with_source(ErrorKind::Io, "cannot print to standard output", error))
 }
 
 fn main() -> Result<()> {

@@ -32,6 +32,7 @@ RULES = [
     ("the limit on what is read", "src/checkpoint/fs.rs", "if length > limit {", "if length > limit && false {", LIB),
     ("no bytes left over", "src/checkpoint/state.rs", ".reject_trailing_bytes()", ".allow_trailing_bytes()", LIB),
     ("the best is kept", "src/checkpoint/retention.rs", "keep.extend(monitor.ranked(checkpoints)", "keep.extend(monitor.ranked(&[])", LIB),
+    ("one with finite weights is kept", "src/checkpoint/retention.rs", "keep.extend(by_age.iter().rev().find(|c| c.is_finite)", "keep.extend(by_age.iter().rev().find(|_| false)", LIB),
     ("pinned ones are kept", "src/checkpoint/retention.rs", "checkpoints.iter().filter(|c| c.is_pinned)", "checkpoints.iter().filter(|c| c.is_pinned && false)", LIB),
     ("NaN is never the best", "src/checkpoint/retention.rs", ".is_finite()", ".is_nan().eq(&false)", LIB),
     ("the lock", "src/checkpoint/fs.rs", "Err(fs::TryLockError::WouldBlock) => Ok(None),", "Err(fs::TryLockError::WouldBlock) => Ok(Some(Self { file })),",

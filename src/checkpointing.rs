@@ -10,7 +10,7 @@ use crate::checkpoint::{Access, CheckpointInfo, Snapshot, State, Store, Tensors}
 use crate::data::{Dataset, Signature};
 use crate::device::Cpu;
 use crate::elistimator::model_outcome;
-use crate::feed::Position;
+use crate::feed::{Feed, Position};
 use crate::logs::metric_of;
 use crate::metrics::Metrics;
 use crate::nn::variables;
@@ -111,15 +111,23 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`], [`ErrorKind::Corrupt`] naming the file, [`ErrorKind::Mismatch`] naming the tensor,
-    /// [`ErrorKind::Settings`] when hyper-parameters or seed differ and were not allowed. After an error the estimator is
-    /// exactly as it was.
+    /// [`ErrorKind::Settings`] when hyper-parameters or seed differ and were not allowed; after `setup` also when its data
+    /// does. After an error the estimator is exactly as it was.
     pub fn restore_ckpt(&mut self, which: impl Into<Which>) -> Result<&mut Self> {
         let which = which.into();
         // What is being saved may be what is asked for.
         self.collect_save();
-        let snapshot = self.read_snapshot(&which)?;
+        let (snapshot, passed_over) = self.read_snapshot(&which)?;
+        let saved = (snapshot.step, snapshot.state.order);
         self.apply(snapshot)?;
+        let is_another_runs = matches!(&which, Which::Path(path) if !path.starts_with(&self.model_dir));
+        self.saved = (!is_another_runs).then_some(saved);
         self.logs.note(self.global_step, || format!("restored: {which:?}"));
+        if let Some(fault) = passed_over {
+            let step = self.global_step;
+            self.progress.remark(&format!("warning: step {step} is restored, a damaged checkpoint is passed over: {fault}"));
+            self.logs.note(step, || format!("warning: a damaged checkpoint is passed over: {fault}"));
+        }
         Ok(self)
     }
 
@@ -225,7 +233,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
     }
 
-    /// Puts fresh metrics on the checkpoint of this step, if it is there, and keeps them for one that is saved later.
+    /// Puts fresh metrics on the checkpoint of this step, if this run's is there, and keeps them for one that is saved later.
     pub(crate) fn attach(&mut self, set: &str, metrics: &Metrics) -> Result<()> {
         if self.validated.0 != self.global_step {
             self.validated = (self.global_step, Metrics::new());
@@ -235,24 +243,27 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let (step, metrics) = (self.global_step, self.validated.1.clone());
         self.collect_save();
-        if self.reader(|store| Ok(store.contains(step)))? {
+        let saved = self.saved.filter(|saved| saved.0 == step);
+        if saved.is_some() && self.reader(|store| Ok(store.order_of(step)))? == saved.map(|(_, order)| order) {
             self.writer()?.attach_metrics(step, &metrics.into())?;
         }
         Ok(())
     }
 
-    fn read_snapshot(&self, which: &Which) -> Result<Snapshot> {
+    /// The checkpoint, and what is wrong with one that was passed over for it.
+    fn read_snapshot(&self, which: &Which) -> Result<(Snapshot, Option<Error>)> {
+        let sure = |snapshot| (snapshot, None);
         self.reader(|store| match which {
-            Which::Latest => store.load_latest(),
-            Which::Best => store.load_best(&self.options.monitor),
-            Which::Step(step) => store.load(*step),
-            Which::Path(path) => store.load_path(path),
+            Which::Latest => store.load_newest_whole(),
+            Which::Best => store.load_best(&self.options.monitor).map(sure),
+            Which::Step(step) => store.load(*step).map(sure),
+            Which::Path(path) => store.load_path(path).map(sure),
         })
     }
 
     /// A network of its own with the weights of a checkpoint.
     pub(crate) fn net_of(&self, which: Which) -> Result<M::Net> {
-        let Snapshot { step, model, state, .. } = self.read_snapshot(&which)?;
+        let Snapshot { step, model, state, .. } = self.read_snapshot(&which)?.0;
         let mut net = model_outcome(unwind::catch(|| self.model.build(&self.device)))?;
         variables::check(&net, model.iter(), &state.counters)
             .map_err(|error| error.at(format_args!("checkpoint of step {step}")))?;
@@ -317,8 +328,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let name = Setting::HyperParameters.name();
             state.settings.iter_mut().filter(|(known, _)| known == name).for_each(|(_, value)| value.clone_from(&read));
         }
-        let found = differences(&state.settings, &self.settings(None));
-        check(&found, |setting| self.options.allowed.contains(&setting) || setting.is_about_data())?;
+        // Without data yet, `setup` compares what it brings.
+        let dataset = self.feed.as_ref().map(Feed::dataset);
+        let found = differences(&state.settings, &self.settings(dataset));
+        let takes_data = dataset.is_none() || self.takes_new_data;
+        let is_allowed =
+            |setting: Setting| self.options.allowed.contains(&setting) || (takes_data && setting.is_about_data());
+        check(&found, is_allowed)?;
         let place = |error: Error| error.at(format_args!("checkpoint of step {step}"));
         let signature: Option<Signature> = match state.signature.as_slice() {
             [] => None,
@@ -340,7 +356,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         variables::write(&mut self.net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
         self.optimizer = optimizer;
         self.global_step = step;
-        self.start = Position { epoch: state.epoch, batch: state.position };
+        // A place within an epoch means nothing in other data.
+        let batch = if found.iter().any(Difference::is_other_data) { 0 } else { state.position };
+        self.start = Position { epoch: state.epoch, batch };
         if let Some(feed) = &mut self.feed {
             feed.seek(self.start);
         }
@@ -394,6 +412,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let is_allowed =
             |setting: Setting| self.options.allowed.contains(&setting) || (new_data && setting.is_about_data());
         check(&found, is_allowed)?;
-        Ok(found.iter().any(|difference| matches!(difference.setting, Setting::BatchSize | Setting::Data)))
+        Ok(found.iter().any(Difference::is_other_data))
     }
 }

@@ -59,8 +59,13 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) after_save: Option<AfterSave<M, D>>,
     /// The last validation's metrics and their step: what a save at that step takes along.
     pub(crate) validated: (u64, Metrics),
+    /// Step and order of the checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of
+    /// the same step is of another branch.
+    pub(crate) saved: Option<(u64, u64)>,
     pub(crate) last_save: Instant,
     pub(crate) origin: Option<Saved>,
+    /// Whether `setup` was told to go on with other data than the restored run's.
+    pub(crate) takes_new_data: bool,
     pub(crate) kept: Vec<(String, Vec<u8>)>,
 }
 
@@ -125,13 +130,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         if self.options.interrupts {
             interrupt::listen()?;
         }
-        (self.feed, self.validation) = (Some(feed), validation);
+        (self.feed, self.validation, self.takes_new_data) = (Some(feed), validation, inputs.new_data);
         let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
         self.logs.open(&self.model_dir, self.global_step, restored);
         self.logs.note(self.global_step, || {
             let (epoch, batch) = (start.epoch + 1, start.batch);
             format!("setup: version {}, epoch {epoch}, batch {batch}", env!("CARGO_PKG_VERSION"))
         });
+        self.tell_seeking();
         if self.options.describe {
             self.progress.line(&self.description());
         }
@@ -216,6 +222,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         while !until.is_reached(self.global_step) {
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
             let batches = self.gauges.waiting(|| feed.next_group(self.options.accumulate))?;
+            self.tell_seeking();
             let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
             if let Err(error) = self.step(batches) {
                 // Its batches are used up, and may have been the last.
@@ -232,15 +239,17 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 self.save_in_verb()?;
             }
             self.poll_save()?;
+            // Before the epoch is over, as a save is: the verb that comes next ends it, and what follows it is not left out.
+            if self.options.interrupts && interrupt::take() {
+                self.collect_save();
+                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
+                return Err(Error::new(ErrorKind::Interrupted, message));
+            }
             let ended = self.ends_epoch()?;
             if ended && self.logs.has_file() {
                 self.flush(pass)?;
                 let (epoch, loss) = (self.position().epoch, loss_text(self.training_log.last_loss()));
                 self.logs.note(self.global_step, || format!("epoch {epoch} done: {loss}"));
-            }
-            if self.options.interrupts && interrupt::take() {
-                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
-                return Err(Error::new(ErrorKind::Interrupted, message));
             }
             if ended && matches!(until, Until::EndOfEpoch) {
                 break;

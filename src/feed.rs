@@ -1,5 +1,7 @@
 //! The training data and how far the run is in it.
 
+use std::time::{Duration, Instant};
+
 use crate::data::{Dataset, Record, Stream};
 use crate::{Error, ErrorKind, Result};
 
@@ -19,12 +21,14 @@ pub(crate) struct Feed {
     /// One batch ahead where the length is unknown: only so is the end of an epoch seen when its last batch is done.
     ahead: Option<Record>,
     epoch_length: Option<u64>,
+    /// How long it took to go to a place within an epoch, until somebody is told.
+    sought: Option<(Position, Duration)>,
 }
 
 impl Feed {
     pub(crate) fn new(dataset: Dataset, seed: u64, position: Position) -> Self {
         let epoch_length = dataset.len();
-        Self { dataset, seed, position, stream: None, ahead: None, epoch_length }
+        Self { dataset, seed, position, stream: None, ahead: None, epoch_length, sought: None }
     }
 
     pub(crate) fn position(&self) -> Position {
@@ -113,12 +117,21 @@ impl Feed {
     }
 
     fn pull(&mut self) -> Result<Option<Record>> {
+        let seeking = (self.stream.is_none() && self.position.batch > 0).then(Instant::now);
         let stream = match &mut self.stream {
             Some(stream) => stream,
             closed => closed.insert(self.dataset.open(self.seed, self.position.epoch, self.position.batch)?),
         };
         // A stream that failed is not asked again: the next call opens it anew, at the batch that failed.
-        stream.next().transpose().inspect_err(|_| self.stream = None)
+        let batch = stream.next().transpose().inspect_err(|_| self.stream = None)?;
+        // A stage that prefetches opens what is behind it when it is asked for a batch.
+        self.sought = seeking.map(|begun| (self.position, begun.elapsed())).or(self.sought);
+        Ok(batch)
+    }
+
+    /// How long it took to go to a place within an epoch, the first time that this is asked after it was done.
+    pub(crate) fn take_sought(&mut self) -> Option<(Position, Duration)> {
+        self.sought.take()
     }
 }
 

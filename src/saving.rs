@@ -67,6 +67,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let saved = self.writer()?.save(&snapshot, &retention, &monitor);
         self.note_save(&saved);
         let info = saved?;
+        self.saved = Some((info.step, info.order));
         self.last_save = Instant::now();
         Ok(info)
     }
@@ -156,6 +157,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn collect_save(&mut self) {
         if let Some(store) = self.background.join() {
             self.store = Some(store);
+        }
+        if let Some(Ok(info)) = &self.background.outcome {
+            self.saved = Some((info.step, info.order));
         }
     }
 

@@ -67,6 +67,13 @@ pub struct Difference {
     pub current: String,
 }
 
+impl Difference {
+    /// Whether a place in the saved run's data is none in this one's.
+    pub(crate) fn is_other_data(&self) -> bool {
+        matches!(self.setting, Setting::BatchSize | Setting::Data)
+    }
+}
+
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: was {}, is now {}", self.setting.name(), self.saved, self.current)

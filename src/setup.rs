@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::builder::Options;
 use crate::data::{Dataset, Signature};
 use crate::elistimator::model_outcome;
-use crate::feed::Position;
+use crate::feed::{Feed, Position};
 use crate::gauges::Gauges;
 use crate::gradient_pool::GradientPool;
 use crate::log_file::LogFile;
@@ -71,8 +71,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             background: Background::default(),
             after_save: None,
             validated: (0, Metrics::new()),
+            saved: None,
             last_save: Instant::now(),
             origin: None,
+            takes_new_data: false,
             kept: Vec::new(),
         })
     }
@@ -88,6 +90,18 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             model_outcome(unwind::catch(|| model.preprocess(batch))).map_err(|error| error.at("preprocess"))
         }))
+    }
+
+    /// Says how long it took to go to a place within an epoch, where that is more than a moment: data that cannot be sought is
+    /// made from the epoch's start and dropped.
+    pub(crate) fn tell_seeking(&mut self) {
+        let Some((position, time)) = self.feed.as_mut().and_then(Feed::take_sought) else { return };
+        let (epoch, batch, seconds) = (position.epoch + 1, position.batch, time.as_secs_f64());
+        let text = format!("went to batch {batch} of epoch {epoch} in {seconds:.1} s");
+        if time >= Duration::from_secs(1) {
+            self.progress.remark(&text);
+        }
+        self.logs.note(self.global_step, || text);
     }
 
     /// The signature and the variables, as `describe` prints them.

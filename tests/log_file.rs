@@ -1,5 +1,5 @@
 //! The log file in the model directory.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -106,4 +106,33 @@ fn there_is_none_unless_asked_for_and_trouble_with_it_stops_nothing() {
     let warnings = WARNINGS.0.lock().unwrap();
     let count = warnings.iter().filter(|text| text.contains("log file") && text.contains(place)).count();
     assert_eq!(count, 1, "{warnings:?}");
+}
+
+#[test]
+fn what_was_passed_over_and_how_long_the_data_took_are_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = || {
+        // An iterator cannot be sought: what comes before the place is made again.
+        let one = |i: i32| Record::new().with("x", vec![i as f32, 0.0, 0.0]).with("y", vec![i as f32]);
+        let slow = move |i| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            Ok(one(i))
+        };
+        Inputs::train(Dataset::from_fn(move || Ok((0..40).map(slow))).batch(5))
+    };
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(data()).unwrap().train_steps(3).unwrap().save_ckpt().unwrap();
+    let damaged = estimator.train_steps(2).unwrap().save_ckpt().unwrap();
+    drop(estimator);
+    fs::write(damaged.path.join("model.safetensors"), "short").unwrap();
+
+    let mut estimator = in_dir(dir.path()).log_file(true).resume_or_start().unwrap();
+    estimator.setup(data()).unwrap();
+    let said = lines(dir.path());
+    let find = |begin: &str| said.iter().find(|(_, text)| text.starts_with(begin)).unwrap_or_else(|| panic!("{said:?}"));
+    let (step, text) = find("warning: a damaged checkpoint is passed over");
+    assert!(*step == 3 && text.contains("model_iter-0000000005/model.safetensors: found 5 bytes"), "{text}");
+    let (step, text) = find("went to batch 3 of epoch 1 in ");
+    let seconds: f64 = text.split(' ').nth_back(1).unwrap().parse().unwrap();
+    assert!(*step == 3 && seconds >= 0.2, "{text}");
 }

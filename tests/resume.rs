@@ -168,6 +168,56 @@ fn other_data_of_the_same_shape_is_other_data() {
     }
 }
 
+/// The checkpoint of the same step that an earlier branch has left has other weights.
+#[test]
+fn metrics_are_not_put_on_the_checkpoint_of_another_branch() {
+    for background in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut estimator = in_dir(dir.path()).background_saving(background).build().unwrap();
+        estimator.setup(inputs()).unwrap().train_steps(10).unwrap().save_ckpt().unwrap();
+        estimator.train_steps(10).unwrap().save_ckpt().unwrap();
+        let first = estimator.validate().unwrap();
+        let on_disk = || in_dir(dir.path()).build().unwrap().checkpoints().unwrap()[1].metrics.clone().unwrap();
+        assert_eq!(on_disk()["loss"].to_bits(), first.get("loss").unwrap().to_bits());
+
+        estimator.restore_ckpt(10).unwrap().set_learning_rate(0.0);
+        let second = estimator.train_steps(10).unwrap().validate().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(on_disk()["loss"].to_bits(), first.get("loss").unwrap().to_bits(), "its own stay");
+        if background {
+            estimator.save_ckpt_in_background().unwrap();
+        } else {
+            estimator.save_ckpt().unwrap();
+        }
+        estimator.validate().unwrap();
+        assert_eq!(on_disk()["loss"].to_bits(), second.get("loss").unwrap().to_bits());
+    }
+}
+
+/// In whichever order the data and the checkpoint come.
+#[test]
+fn other_data_that_was_set_up_before_the_restore_is_other_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(inputs()).unwrap().train_steps(7).unwrap().save_ckpt().unwrap();
+    drop(estimator);
+
+    let other = || Inputs::train(points(120).shuffle(40).batch(6));
+    let mut estimator = in_dir(dir.path()).build().unwrap();
+    estimator.setup(other()).unwrap();
+    let before = estimator.hashes().unwrap();
+    let error = estimator.restore_latest().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Settings);
+    let message = error.to_string();
+    assert!(message.contains("data: was") && message.contains("batch_size: was 5, is now 6"), "{message}");
+    assert_eq!((estimator.hashes().unwrap(), estimator.global_step()), (before, 0), "nothing was restored");
+    estimator.setup(inputs()).unwrap().restore_latest().unwrap().train().unwrap();
+    assert_eq!((estimator.global_step(), estimator.epoch()), (20, 1), "the rest of the epoch");
+
+    estimator.setup(other().continue_with_new_data()).unwrap().restore_latest().unwrap().train().unwrap();
+    assert_eq!((estimator.global_step(), estimator.epoch()), (7 + 20, 1), "an epoch of the new data from its start");
+}
+
 #[test]
 fn a_failed_restore_changes_nothing() {
     #[derive(Serialize, Deserialize)]

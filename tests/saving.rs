@@ -173,8 +173,42 @@ fn interrupted_child() {
     println!("DONE {step}");
 }
 
+/// The child of a test below: a signal comes while the last batch of an epoch is made.
+#[test]
+#[ignore = "run by the tests below"]
+fn child_interrupted_at_the_end_of_an_epoch() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let last = std::sync::atomic::AtomicUsize::new(0);
+    let data = points(100).batch(5).map(move |batch| {
+        if last.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 19 {
+            Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
+        Ok(batch)
+    });
+    let mut estimator = in_dir(Path::new(&dir))
+        .handle_interrupts(true)
+        .save_every(Every::Steps(20))
+        .background_saving(true)
+        .build()
+        .unwrap();
+    estimator.setup(Inputs::train(data).validation(points(17).batch(4))).unwrap();
+    let error = estimator.train().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Interrupted);
+    assert!(error.to_string().contains("after step 20"), "{error}");
+    assert_eq!(steps_on_disk(Path::new(&dir)), [20], "the save that went on is at its end");
+    assert_eq!(estimator.epoch(), 0, "what follows an epoch is still to be done");
+    estimator.train().unwrap().validate().unwrap();
+    assert_eq!((estimator.global_step(), estimator.epoch()), (20, 1));
+    println!("DONE");
+}
+
 fn start(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    start_by(Command::new(std::env::current_exe().unwrap()), dir)
+}
+
+fn start_by(mut command: Command, dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = command
         .args(["interrupted_child", "--exact", "--ignored", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
@@ -224,4 +258,34 @@ fn a_second_signal_ends_the_process() {
     signal(&child, "-CONT");
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
+}
+
+#[test]
+#[cfg(unix)]
+fn a_signal_at_the_end_of_an_epoch_leaves_the_epoch_to_be_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["child_interrupted_at_the_end_of_an_epoch", "--exact", "--ignored", "--nocapture"])
+        .env(DIR, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("DONE"), "{said}{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// `nohup` ignores the signal of a terminal that closes.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
+    let (mut child, mut output) = start_by(shell, dir.path());
+    signal(&child, "-HUP");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it goes on");
+    signal(&child, "-TERM");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success(), "{rest}");
 }

@@ -77,7 +77,8 @@ impl Monitor {
     }
 }
 
-/// Which checkpoints are kept. The best, the latest and pinned ones always are, on top of these.
+/// Which checkpoints are kept. The best, the latest, the latest whose weights are finite, and pinned ones always are, on top
+/// of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Retention {
     /// So many of the last ones; 0 keeps all.
@@ -112,6 +113,8 @@ impl Retention {
         let mut keep: BTreeSet<u64> = by_age.iter().rev().take(self.max_to_keep).map(|c| c.step).collect();
         keep.extend(monitor.ranked(checkpoints).iter().take(self.best_to_keep.max(1)).map(|c| c.step));
         keep.extend(checkpoints.iter().filter(|c| c.is_pinned).map(|c| c.step));
+        // Without metrics nothing is the best, and a run that goes on after a NaN would rotate out all it could go back to.
+        keep.extend(by_age.iter().rev().find(|c| c.is_finite).map(|c| c.step));
         if let Some(steps) = self.every_steps.filter(|&steps| steps > 0) {
             keep.extend(checkpoints.iter().map(|c| c.step).filter(|step| step.is_multiple_of(steps)));
         }
@@ -203,6 +206,16 @@ mod tests {
         let every = Retention { every_steps: Some(100), ..Retention::last(1) };
         all[1].is_pinned = false;
         assert_eq!(every.to_delete(&all, &Monitor::default()), [10]);
+    }
+
+    /// A run that was asked to go on after a NaN saves weights that are not finite, again and again.
+    #[test]
+    fn rotation_keeps_a_checkpoint_with_finite_weights() {
+        let mut all: Vec<_> = (1..=6).map(|step| checkpoint(step, None)).collect();
+        all[2..].iter_mut().for_each(|checkpoint| checkpoint.is_finite = false);
+        assert_eq!(Retention::last(2).to_delete(&all, &Monitor::default()), [1, 3, 4]);
+        all.iter_mut().for_each(|checkpoint| checkpoint.is_finite = false);
+        assert_eq!(Retention::last(2).to_delete(&all, &Monitor::default()), [1, 2, 3, 4], "there is none to keep");
     }
 
     #[test]

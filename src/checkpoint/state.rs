@@ -99,10 +99,12 @@ pub(crate) fn seal<T: Serialize>(magic: &[u8; 8], value: &T) -> Result<Vec<u8>> 
 
 pub(crate) fn open<T: DeserializeOwned>(magic: &[u8; 8], bytes: &[u8]) -> Result<T> {
     let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
-    if bytes.len() < 16 || &bytes[..8] != magic {
-        let found = String::from_utf8_lossy(&bytes[..bytes.len().min(8)]).into_owned();
-        let expected = String::from_utf8_lossy(magic);
-        return Err(corrupt(format!("begins with {found:?} in {} bytes, expected {expected:?}", bytes.len())));
+    if bytes.len() < 16 {
+        return Err(corrupt(format!("found {} bytes, expected at least 16", bytes.len())));
+    }
+    if &bytes[..8] != magic {
+        let (found, expected) = (String::from_utf8_lossy(&bytes[..8]), String::from_utf8_lossy(magic));
+        return Err(corrupt(format!("begins with {found:?}, expected {expected:?}")));
     }
     let (content, checksum) = bytes.split_at(bytes.len() - 4);
     let (found, expected) =
@@ -178,6 +180,14 @@ mod tests {
             bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
             assert_eq!(State::from_bytes(&bytes).unwrap_err().kind(), ErrorKind::Corrupt);
         }
+    }
+
+    #[test]
+    fn a_file_that_is_too_short_or_foreign_is_said_to_be() {
+        let bytes = state().to_bytes().unwrap();
+        let told = |bytes: &[u8]| State::from_bytes(bytes).unwrap_err().to_string();
+        assert_eq!(told(&bytes[..10]), "found 10 bytes, expected at least 16");
+        assert_eq!(told(b"PK\x03\x04 an archive of zip"), "begins with \"PK\\u{3}\\u{4} an \", expected \"ELISTATE\"");
     }
 
     #[test]

@@ -144,8 +144,14 @@ impl Store {
         !self.checkpoints.is_empty() || self.unreadable().is_some()
     }
 
+    #[cfg(test)]
     pub(crate) fn contains(&self, step: u64) -> bool {
         self.checkpoints.contains_key(&step)
+    }
+
+    /// When the checkpoint of this step was saved among all, if there is one.
+    pub(crate) fn order_of(&self, step: u64) -> Option<u64> {
+        self.checkpoints.get(&step).map(|info| info.order)
     }
 
     /// The best checkpoint.

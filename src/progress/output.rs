@@ -119,6 +119,13 @@ impl Progress {
         }
     }
 
+    /// Prints a line above the bar, unless the mode is [`ProgressMode::Off`].
+    pub(crate) fn remark(&self, text: &str) {
+        if !matches!(self.output.show, Show::Nothing) {
+            self.output.line(text);
+        }
+    }
+
     /// Takes the bar off the screen while `f` prints something of its own, as a logger does.
     pub fn suspend<R>(&self, f: impl FnOnce() -> R) -> R {
         let result = match &self.output.show {

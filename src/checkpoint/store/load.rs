@@ -51,12 +51,29 @@ impl Store {
 
     /// Loads what was saved last; if it is damaged, the newest one that is whole.
     pub(crate) fn load_latest(&self) -> Result<Snapshot> {
-        self.load_of(|checkpoints| self.newest_whole(checkpoints))
+        self.load_newest_whole().map(|(snapshot, _)| snapshot)
+    }
+
+    /// The same, with what is wrong with a checkpoint that was passed over, for those who look at no log.
+    pub(crate) fn load_newest_whole(&self) -> Result<(Snapshot, Option<Error>)> {
+        let attempt = self.attempt(|checkpoints| self.newest_whole(checkpoints))?;
+        Ok((attempt.outcome?, attempt.amiss.or_else(|| self.left_out())))
+    }
+
+    /// What is wrong with the last of those that are not listed.
+    fn left_out(&self) -> Option<Error> {
+        let found = self.candidates().ok()?;
+        let (_, path) = found.iter().rfind(|(step, _)| !self.checkpoints.contains_key(step))?;
+        self.inspect(path).err().filter(|error| error.kind() != ErrorKind::NotFound || !self.is_gone(path))
     }
 
     /// Loads by the list, and by a new one for as long as that differs and something in the old one was amiss: what a
     /// reader has listed goes away under it while another process saves.
     fn load_of(&self, load: impl Fn(&Checkpoints) -> Attempt) -> Result<Snapshot> {
+        self.attempt(load)?.outcome
+    }
+
+    fn attempt(&self, load: impl Fn(&Checkpoints) -> Attempt) -> Result<Attempt> {
         let mut attempt = load(&self.checkpoints);
         let mut fresh;
         let mut tried = &self.checkpoints;
@@ -79,7 +96,7 @@ impl Store {
         if let (Ok(snapshot), Some(error)) = (&attempt.outcome, &attempt.amiss) {
             log::warn!("the latest checkpoint is damaged, going back to step {}: {error}", snapshot.step);
         }
-        attempt.outcome
+        Ok(attempt)
     }
 
     fn newest_whole(&self, checkpoints: &Checkpoints) -> Attempt {

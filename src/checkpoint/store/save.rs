@@ -70,12 +70,13 @@ impl Store {
             );
         }
 
-        let temporary = self.temporary_dir()?;
+        let place = |error: Error| error.at(format_args!("saving the checkpoint of step {}", state.step));
+        let temporary = self.temporary_dir().map_err(place)?;
         let path = self.dir.join(dir_name(state.step));
         if let Err(error) = self.commit(&temporary, &path, &files, state.step) {
             // What cannot be deleted now is tidied up when the directory is next opened.
             let _ = self.storage.remove_dir_all(&temporary);
-            return Err(error);
+            return Err(place(error));
         }
         // From here on the checkpoint is there.
         self.next_order = self.next_order.saturating_add(1);

@@ -102,7 +102,7 @@ impl Store {
         self.inspect(path).map(Some)
     }
 
-    fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
+    pub(super) fn inspect(&self, path: &Path) -> Result<CheckpointInfo> {
         let state = self.read_state(path)?;
         let metrics = self.read_metrics(path)?;
         let is_pinned = self.storage.kind(&path.join(PINNED)).is_ok();
