@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use elistimator::Device;
 use elistimator::dfdx::tensor::{Cpu, TensorFromVec, Trace};
 use elistimator::dfdx::tensor_ops::{Backward, SumTo, TryMul, TrySub};
-use elistimator::nn::{Gradients, Parameter};
 use elistimator::metrics::Metrics;
+use elistimator::nn::{Gradients, Parameter};
 use elistimator::optim::{
     Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, ReduceOnPlateau, RmsProp, Schedule, Sgd,
 };
