@@ -53,7 +53,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         newest.model = sum.mean()?;
         (newest.optimizer, newest.metrics) = (Tensors::default(), None);
         let mut options = self.options.clone();
-        (options.model_dir, options.ema) = (Some(self.model_dir.join("averaged")), None);
+        (options.model_dir, options.average) = (Some(self.model_dir.join("averaged")), None);
         Self::new(self.model.clone(), options)?.at(newest)
     }
 }

@@ -33,6 +33,22 @@ pub enum NotFinite {
     GoOn,
 }
 
+/// Which average of the weights is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Averaging {
+    /// Of an exponential one; without it all weights count alike.
+    pub(crate) decay: Option<f64>,
+    after: u64,
+    every: u64,
+}
+
+impl Averaging {
+    /// Whether it takes in the weights after this step.
+    pub(crate) fn takes(self, step: u64) -> bool {
+        step > self.after && step.is_multiple_of(self.every)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) model_dir: Option<PathBuf>,
@@ -50,7 +66,7 @@ pub(crate) struct Options {
     pub(crate) background_saving: bool,
     pub(crate) not_finite: NotFinite,
     pub(crate) accumulate: usize,
-    pub(crate) ema: Option<(f64, u64)>,
+    pub(crate) average: Option<Averaging>,
     pub(crate) interrupts: bool,
     pub(crate) save_on_error: bool,
     pub(crate) describe: bool,
@@ -76,7 +92,7 @@ impl Default for Options {
             background_saving: false,
             not_finite: NotFinite::default(),
             accumulate: 1,
-            ema: None,
+            average: None,
             interrupts: false,
             save_on_error: false,
             describe: false,
@@ -252,7 +268,17 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     /// The same, updated after every global step that `steps` divides.
     #[must_use]
     pub fn ema_every(mut self, decay: f64, steps: u64) -> Self {
-        self.options.ema = Some((decay, steps.max(1)));
+        self.options.average = Some(Averaging { decay: Some(decay), after: 0, every: steps.max(1) });
+        self
+    }
+
+    /// Keeps the plain mean of the weights (stochastic weight averaging, Izmailov et al. 2018): of those after every global step
+    /// that `every` divides, once more than `after` steps are done. `after` is usually three quarters of the run, `every` an epoch
+    /// or a cycle of the learning rate. It takes the place of [`ema`](Self::ema), is saved and looked at in the same ways, and
+    /// running statistics are averaged like weights.
+    #[must_use]
+    pub fn swa(mut self, after: u64, every: u64) -> Self {
+        self.options.average = Some(Averaging { decay: None, after, every: every.max(1) });
         self
     }
 

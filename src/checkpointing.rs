@@ -21,6 +21,9 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 /// What the names of averaged weights begin with among the optimiser's state.
 const EMA: &str = "ema/";
 
+/// How many weights were averaged, among the loop's state.
+const AVERAGED: &str = "averaged";
+
 /// The setting that holds what the run calls the best.
 pub(crate) const MONITOR: &str = "monitor";
 
@@ -125,7 +128,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.logs.note(self.global_step, || format!("restored: {which:?}"));
         if let Some(fault) = passed_over {
             let step = self.global_step;
-            self.progress.remark(&format!("warning: step {step} is restored, a damaged checkpoint is passed over: {fault}"));
+            self.progress
+                .remark(&format!("warning: step {step} is restored, a damaged checkpoint is passed over: {fault}"));
             self.logs.note(step, || format!("warning: a damaged checkpoint is passed over: {fault}"));
         }
         Ok(self)
@@ -275,7 +279,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn snapshot(&self) -> Result<Snapshot> {
         let (model, streams) = variables::read(&self.net).map_err(ModelError::into_error)?;
         let mut optimizer = self.optimizer.shared_tensors(&self.net).map_err(ModelError::into_error)?;
-        if let Some((average, _)) = &self.ema {
+        if let Some((average, _)) = &self.average {
             optimizer.extend(
                 average.shared_tensors().into_iter().map(|(name, dims, values)| (format!("{EMA}{name}"), dims, values)),
             );
@@ -291,6 +295,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         state.extra = self.kept.iter().map(|(name, bytes)| (format!("kept/{name}"), bytes.clone())).collect();
         if let Some(learning_rate) = self.fixed_learning_rate {
             state.extra.push(("learning_rate".into(), learning_rate.to_bits().to_le_bytes().into()));
+        }
+        if let Some((average, _)) = &self.average {
+            state.extra.push((AVERAGED.into(), average.count().to_le_bytes().into()));
         }
         state.signature = match &*crate::lock(&self.signature) {
             Some(signature) => serde_json::to_vec(signature)
@@ -349,8 +356,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         optimizer
             .restore_views(&self.net, moments.iter().filter(|(name, ..)| !name.starts_with(EMA)))
             .map_err(place)?;
-        if let Some((average, _)) = &mut self.ema {
-            average.restore_views(&self.net, averages, step).map_err(place)?;
+        if let Some((average, _)) = &mut self.average {
+            let count = state.extra.iter().find(|(name, _)| name == AVERAGED).and_then(|(_, bytes)| number(bytes));
+            // Older checkpoints have exponential averages only, for which the count does not matter.
+            average.restore_views(&self.net, averages, count.unwrap_or(step)).map_err(place)?;
         }
 
         variables::write(&mut self.net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
@@ -367,8 +376,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         for (name, bytes) in state.extra {
             if let Some(name) = name.strip_prefix("kept/") {
                 self.kept.push((name.to_owned(), bytes));
-            } else if let ("learning_rate", Ok(bits)) = (name.as_str(), <[u8; 8]>::try_from(bytes.as_slice())) {
-                self.fixed_learning_rate = Some(f64::from_bits(u64::from_le_bytes(bits)));
+            } else if let ("learning_rate", Some(bits)) = (name.as_str(), number(&bytes)) {
+                self.fixed_learning_rate = Some(f64::from_bits(bits));
             }
         }
         if let Some(signature) = signature {
@@ -414,4 +423,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         check(&found, is_allowed)?;
         Ok(found.iter().any(Difference::is_other_data))
     }
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    bytes.try_into().ok().map(u64::from_le_bytes)
 }

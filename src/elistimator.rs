@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dfdx::tensor_ops::Backward;
 
 use crate::accumulation::{Accumulation, named_norms};
-use crate::builder::{Builder, Every, NotFinite, Options};
+use crate::builder::{Averaging, Builder, Every, NotFinite, Options};
 use crate::checkpoint::Store;
 use crate::data::{Dataset, Record, Signature};
 use crate::device::Cpu;
@@ -17,6 +17,7 @@ use crate::gradient_pool::GradientPool;
 use crate::logs::{Logs, is_logged};
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
+use crate::nn::Gradients;
 use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
 use crate::saving::{AfterSave, Background};
@@ -34,9 +35,10 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) model: Arc<M>,
     pub(crate) net: M::Net,
     pub(crate) optimizer: Optimizer<D>,
-    /// The average of the weights, and the steps between its updates.
-    pub(crate) ema: Option<(WeightAverage<D>, u64)>,
+    /// The average of the weights, and when it is updated.
+    pub(crate) average: Option<(WeightAverage<D>, Averaging)>,
     pub(crate) schedule: Schedule,
+    pub(crate) own_schedule: Option<OwnSchedule>,
     pub(crate) base_learning_rate: f64,
     pub(crate) fixed_learning_rate: Option<f64>,
     pub(crate) device: D,
@@ -68,6 +70,9 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) takes_new_data: bool,
     pub(crate) kept: Vec<(String, Vec<u8>)>,
 }
+
+/// The learning rate by the number of steps done.
+pub(crate) type OwnSchedule = Box<dyn Fn(u64) -> f64 + Send + Sync>;
 
 /// When a training verb is done.
 #[derive(Debug, Clone, Copy)]
@@ -260,9 +265,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// One training step: forward and all backward passes of every micro-batch, then all updates.
     fn step(&mut self, batches: Vec<Record>) -> Result<()> {
-        let learning_rate = self.learning_rate();
-        self.optimizer.set_learning_rate(learning_rate);
         let number = self.global_step + 1;
+        let place = |error: Error| error.at(format_args!("step {number}"));
+        let learning_rate = self.next_learning_rate().map_err(place)?;
+        self.optimizer.check().map_err(place)?;
         let every = self.options.summary_every;
         let logged = is_logged(number, every);
         self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
@@ -290,20 +296,21 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             updates = true;
             for (mut gradients, scope) in total.gradients.drain(..) {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
-                self.gradients.recycle_spent(gradients, &self.net, &self.optimizer.take_spent())?;
+                let spent = self.optimizer.take_spent(&gradients);
+                self.gradients.recycle_spent(gradients, &self.net, &spent)?;
             }
             total.scalars.extend(named_norms(self.optimizer.take_gradient_norms()));
             Ok((total.losses, total.scalars))
         });
         let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
             // Nothing of this step is left for the next one.
-            drop((self.optimizer.take_spent(), self.optimizer.take_gradient_norms()));
+            drop((self.optimizer.take_spent(&Gradients::leaky()), self.optimizer.take_gradient_norms()));
             let place = if updates { ", while parameters were updated" } else { "" };
             error.at(format_args!("step {number}{place}"))
         })?;
         self.global_step = number;
-        if let Some((average, every)) = &mut self.ema
-            && number.is_multiple_of(*every)
+        if let Some((average, when)) = &mut self.average
+            && when.takes(number)
         {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
@@ -366,13 +373,43 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// The learning rate of the next step: the one you fixed, or the schedule's.
     pub fn learning_rate(&self) -> f64 {
-        self.fixed_learning_rate
-            .unwrap_or_else(|| self.schedule.learning_rate(self.base_learning_rate, self.global_step))
+        match (self.fixed_learning_rate, &self.own_schedule) {
+            (Some(learning_rate), _) => learning_rate,
+            (None, Some(schedule)) => schedule(self.global_step),
+            (None, None) => self.schedule.learning_rate(self.base_learning_rate, self.global_step),
+        }
     }
 
-    /// Fixes the learning rate from the next step on, in place of the schedule.
+    /// Tells the optimiser the learning rate of the next step.
+    fn next_learning_rate(&mut self) -> Result<f64> {
+        let learning_rate = unwind::catch(|| self.learning_rate()).map_err(|panic| {
+            Error::new(ErrorKind::Model, format!("the closure of the learning rate panicked: {panic}"))
+        })?;
+        match (self.fixed_learning_rate, &self.own_schedule) {
+            (None, None) => self.optimizer.schedule(learning_rate, self.schedule.factor(self.global_step)),
+            _ => self.optimizer.set_learning_rate(learning_rate),
+        }
+        Ok(learning_rate)
+    }
+
+    /// Fixes the learning rate from the next step on, in place of the schedule, also in runs that go on from later checkpoints.
+    /// One that is not finite or negative is an error of the next step.
     pub fn set_learning_rate(&mut self, learning_rate: f64) -> &mut Self {
         self.fixed_learning_rate = Some(learning_rate);
+        self
+    }
+
+    /// Leaves the learning rate to the schedule again, after [`set_learning_rate`](Self::set_learning_rate).
+    pub fn follow_schedule(&mut self) -> &mut Self {
+        self.fixed_learning_rate = None;
+        self
+    }
+
+    /// A schedule of your own in place of the model function's: the learning rate after so many steps,
+    /// `estimator.set_schedule(|step| 0.1 / (1.0 + 1e-3 * step as f64))`. A fixed learning rate still comes first. Closures cannot
+    /// be saved: say it again after a restart, and the run goes on exactly.
+    pub fn set_schedule(&mut self, schedule: impl Fn(u64) -> f64 + Send + Sync + 'static) -> &mut Self {
+        self.own_schedule = Some(Box::new(schedule));
         self
     }
 

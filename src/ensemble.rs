@@ -78,7 +78,8 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
         let sum: f64 = weights.iter().sum();
         let is_sound = weights.iter().all(|weight| *weight >= 0.0) && sum.is_finite() && sum > 0.0;
         if weights.len() != self.members.len() || !is_sound {
-            let message = format!("found weights {weights:?}, expected {} that are not negative", self.members.len());
+            let message =
+                format!("found weights {weights:?}, expected {} that are not negative, nor all 0", self.members.len());
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         self.weights = weights.iter().map(|weight| weight / sum).collect();
@@ -105,7 +106,8 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
     /// The output of this name for one batch, combined over the members: for classes ask for the probabilities.
     ///
     /// # Errors
-    /// Those of [`Elistimator::predict`]; [`ErrorKind::Mismatch`] when the output is not of `f32`.
+    /// Those of [`Elistimator::predict`]; [`ErrorKind::Signature`] when the output is not of `f32`, [`ErrorKind::Mismatch`] when it
+    /// is of another shape in another member, or to be voted by without an axis of classes.
     pub fn predict(&self, request: Record, output: &str) -> Result<Array> {
         let outputs = self.members.iter().map(|member| {
             let outputs = member.predict_outputs(Request::Named(request.clone()), &[output])?;
@@ -270,6 +272,12 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
             }
             match self.combine {
                 Combine::Mean => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * f64::from(*value)),
+                Combine::Vote if dims.len() < 2 => {
+                    let message = format!(
+                        "members vote by rows of classes: found an output of shape {dims:?}, expected two axes or more"
+                    );
+                    return Err(Error::new(ErrorKind::Mismatch, message));
+                }
                 Combine::Vote => {
                     let classes = dims.last().copied().unwrap_or(1).max(1);
                     for (sum, row) in sum.chunks_mut(classes).zip(values.chunks(classes)) {

@@ -176,12 +176,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         Ok(self.measure(&net, &self.prepare(input.dataset()?, "evaluation")?, steps, None)?.metrics)
     }
 
-    /// Looks at the estimator with its averaged weights ([`Builder::ema`](crate::Builder::ema)) in the network:
+    /// Looks at the estimator with its averaged weights ([`Builder::ema`](crate::Builder::ema) or
+    /// [`Builder::swa`](crate::Builder::swa)) in the network:
     /// `estimator.with_ema(|e| e.evaluate(data))`. The reference is shared, so that averages cannot be trained by accident; the
     /// trained weights are back afterwards, also when `look` panics.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongOrder`] without that setting or before the first step; those of `look`.
+    /// [`ErrorKind::WrongOrder`] without that setting or before the first weights were averaged; those of `look`.
     pub fn with_ema<T>(&mut self, look: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
         self.swap_ema()?;
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(self)));
@@ -207,10 +208,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     fn swap_ema(&mut self) -> Result<()> {
-        let (average, _) = self.ema.as_mut().ok_or_else(|| {
+        let (average, _) = self.average.as_mut().ok_or_else(|| {
             Error::new(
                 ErrorKind::WrongOrder,
-                "there is no average of the weights: ask for one with `Builder::ema(0.999)`",
+                "there is no average of the weights: ask for one with `Builder::ema(0.999)` or `Builder::swa`",
             )
         })?;
         average.swap(&mut self.net)

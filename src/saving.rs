@@ -129,7 +129,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let _ = self.net.visit(&mut Visitor::new(&mut |name, part| {
             if let Part::Parameter(parameter) = part {
                 let moments = if parameter.is_trainable() { self.optimizer.moments_of(name) } else { 0 };
-                values += (parameter.len() * (1 + moments + usize::from(self.ema.is_some()))) as u64;
+                values += (parameter.len() * (1 + moments + usize::from(self.average.is_some()))) as u64;
             }
             Ok(())
         }));

@@ -35,9 +35,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
         let settings = || Ok((model.optimizer(), model.schedule()));
         let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
+        config.check().map_err(|error| error.at("build"))?;
         let optimizer = Optimizer::new(config);
-        let ema = match options.ema {
-            Some((decay, every)) => Some((WeightAverage::exponential(decay)?, every)),
+        let average = match options.average {
+            Some(when) => {
+                Some((when.decay.map_or_else(|| Ok(WeightAverage::uniform()), WeightAverage::exponential)?, when))
+            }
             None => None,
         };
         let progress = Progress::new(options.progress);
@@ -54,7 +57,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             model,
             net,
             optimizer,
-            ema,
+            average,
+            own_schedule: None,
             fixed_learning_rate: None,
             device,
             options,

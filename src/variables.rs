@@ -18,7 +18,7 @@ pub struct WarmStart {
     pub missing: Vec<String>,
     /// Tensors of the file that no variable took, by their names there.
     pub unexpected: Vec<String>,
-    /// Variables whose shape in the file is another one, with what was found and expected.
+    /// Variables whose shape or type in the file is another one, with what was found and expected.
     pub mismatched: Vec<String>,
 }
 
@@ -82,7 +82,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.set_trainable(pattern, false)
     }
 
-    /// Lets training update the variables whose names fit the pattern again; returns how many.
+    /// Lets training update the variables whose names fit the pattern again; returns how many. Running statistics stay out of it.
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when no name fits.
@@ -91,19 +91,20 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     fn set_trainable(&mut self, pattern: &str, trainable: bool) -> Result<usize> {
-        let mut count = 0;
+        let (mut count, mut fits) = (0, false);
         self.net
             .visit_mut(&mut VisitorMut::new(&mut |name, part| {
                 if let PartMut::Parameter(parameter) = part
                     && matches(pattern, name)
                 {
                     parameter.set_trainable(trainable);
-                    count += 1;
+                    fits = true;
+                    count += usize::from(parameter.is_trainable() == trainable);
                 }
                 Ok(())
             }))
             .map_err(ModelError::into_error)?;
-        if count == 0 {
+        if !fits {
             return Err(self.no_variable(pattern));
         }
         self.gradients = GradientPool::new(&self.net).map_err(ModelError::into_error)?;
@@ -111,7 +112,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     /// Takes weights over from a checkpoint's directory or a safetensors file, and leaves the rest as initialised. `source` is
-    /// called with the name of every variable, and returns the name of the tensor it takes, or `None` to leave it alone:
+    /// called with the name of every variable, and returns the name of the tensor it takes, or `None` to leave it alone. Other
+    /// programs' files may hold `F64`, `F16` and `BF16` besides `F32`, which all become `f32`, and tensors of other types, which
+    /// stay in the file. PyTorch's linear layers and embeddings have the shapes of ours.
+    ///
     ///
     /// ```no_run
     /// # use elistimator::prelude::*;
@@ -125,21 +129,22 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Io`], [`ErrorKind::Corrupt`] and [`ErrorKind::Mismatch`] when the file cannot be read; what is in it and
-    /// does not fit is no error but in the report.
+    /// [`ErrorKind::Io`] and [`ErrorKind::Corrupt`] when the file cannot be read; what is in it and does not fit is no error but
+    /// in the report.
     pub fn warm_start(
         &mut self,
         path: impl AsRef<Path>,
         mut source: impl FnMut(&str) -> Option<String>,
     ) -> Result<WarmStart> {
         let path = path.as_ref();
-        let tensors = match path.is_dir() {
-            true => self.reader(|store| store.load_path(path))?.model,
+        let (tensors, others) = match path.is_dir() {
+            true => (self.reader(|store| store.load_path(path))?.model, Vec::new()),
             false => {
                 let bytes = input_file::read_whole(path, u64::MAX)?;
-                Tensors::from_bytes(bytes).map_err(|error| error.at(path.display()))?
+                Tensors::from_foreign_bytes(&bytes).map_err(|error| error.at(path.display()))?
             }
         };
+        let others: BTreeMap<String, String> = others.into_iter().collect();
         let file: BTreeMap<&str, (&[usize], &[f32])> =
             tensors.iter().map(|(name, dims, values)| (name, (dims, values))).collect();
         let mut taken = std::collections::BTreeSet::new();
@@ -147,7 +152,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         for (name, dims) in self.variables() {
             let Some(wanted) = source(&name) else { continue };
             match file.get(wanted.as_str()) {
-                None => report.missing.push(name),
+                None => match others.get(&wanted) {
+                    None => report.missing.push(name),
+                    Some(found) => {
+                        report.mismatched.push(format!("{name}: found {found}, expected F32, F64, F16 or BF16"));
+                        taken.insert(wanted);
+                    }
+                },
                 Some(&(found, values)) => {
                     taken.insert(wanted);
                     if found == dims {
@@ -159,7 +170,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 }
             }
         }
-        report.unexpected = file.into_keys().filter(|name| !taken.contains(*name)).map(str::to_owned).collect();
+        let known = file.into_keys().chain(others.keys().map(String::as_str));
+        report.unexpected = known.filter(|name| !taken.contains(*name)).map(str::to_owned).collect();
+        report.unexpected.sort();
         let entries = entries.iter().map(|(name, dims, values)| (name.as_str(), *dims, *values));
         variables::write(&mut self.net, entries, &Vec::new()).map_err(ModelError::into_error)?;
         Ok(report)

@@ -64,3 +64,52 @@ fn a_decay_outside_0_and_1_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(in_dir(dir.path()).ema(1.1).build().unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
+
+/// The plain mean from step 6 on, every second step, over a restart in its middle; and a run that goes back has no later weights in it.
+#[test]
+fn a_plain_mean_is_kept_looked_at_and_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let build = || {
+        let mut estimator = in_dir(dir.path()).max_to_keep(0).swa(5, 2).resume_or_start().unwrap();
+        estimator.setup(Inputs::train(train_data()).validation(points(17).batch(4))).unwrap();
+        estimator
+    };
+    let weight = |estimator: &Elistimator<Line>| -> Vec<f32> {
+        estimator.variable("hidden.weight").unwrap().as_slice::<f32>().unwrap().to_vec()
+    };
+    let mut estimator = build();
+    estimator.train_steps(5).unwrap();
+    let error = estimator.with_ema(|_| Ok(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WrongOrder);
+    let mut seen = Vec::new();
+    for step in 6..=14 {
+        estimator.train_steps(1).unwrap();
+        if step % 2 == 0 {
+            seen.push(weight(&estimator));
+        }
+        if step == 9 {
+            estimator.save_ckpt().unwrap();
+            drop(estimator);
+            estimator = build();
+        }
+    }
+    let near = |estimator: &mut Elistimator<Line>, seen: &[Vec<f32>]| {
+        let found = estimator.with_ema(|averaged| Ok(weight(averaged))).unwrap();
+        for (place, found) in found.iter().enumerate() {
+            let mean = seen.iter().map(|weights| f64::from(weights[place])).sum::<f64>() / seen.len() as f64;
+            assert!((f64::from(*found) - mean).abs() < 1e-6, "{found} {mean}");
+        }
+        found
+    };
+    assert_eq!(seen.len(), 5);
+    let averaged = near(&mut estimator, &seen);
+    assert_ne!(averaged, weight(&estimator));
+    let metrics = estimator.validate_ema().unwrap();
+    estimator.save_ckpt().unwrap();
+    // Back, and on: the mean is that of the branch.
+    estimator.restore_ckpt(9).unwrap();
+    near(&mut estimator, &seen[..2]);
+    drop(estimator);
+    let mut from_disk = Builder::<Line>::from_disk(dir.path(), 14).unwrap().swa(5, 2).build().unwrap();
+    assert_eq!(from_disk.with_ema(|averaged| averaged.evaluate(points(17).batch(4))).unwrap(), metrics);
+}

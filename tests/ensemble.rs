@@ -92,6 +92,44 @@ impl<D: Device> ModelFn<D> for Fixed {
     }
 }
 
+/// Two members of one model function whose networks differ in size, and outputs without an axis of classes.
+#[test]
+fn outputs_that_do_not_go_together_are_refused() {
+    #[derive(Serialize, Deserialize)]
+    struct Sized(usize);
+    impl ModelFn for Sized {
+        type Net = Linear<Cpu>;
+        fn build(&self, device: &Cpu) -> ModelResult<Linear<Cpu>> {
+            Linear::builder(3, self.0).build(device)
+        }
+        fn optimizer(&self) -> OptimizerConfig {
+            Sgd::new(0.1).into()
+        }
+        fn train(&self, _: &mut Linear<Cpu>, _: &Features<Cpu>, _: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+            Err(ModelError::msg("never trained"))
+        }
+        fn predict(&self, net: &Linear<Cpu>, features: &Features<Cpu>) -> ModelResult<PredictSpec> {
+            let y = net.forward(features.tensor::<(usize, usize)>("x")?)?;
+            let flat = Array::new([features.batch_size()], vec![1.0f32; features.batch_size()])?;
+            Ok(PredictSpec::new().output("y", &y).output("flat", flat).output("class", vec![0i64; 2]))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let member = |size: usize| {
+        let builder = Elistimator::builder(Sized(size)).model_dir(dir.path().join(size.to_string()));
+        let mut member = builder.progress(ProgressMode::Off).build().unwrap();
+        member.setup(Inputs::train(points(4).batch(2))).unwrap();
+        member
+    };
+    let ensemble = Ensemble::new(vec![member(2), member(4)]).unwrap();
+    let error = ensemble.predict(request(), "y").unwrap_err();
+    assert!(error.kind() == ErrorKind::Mismatch && error.to_string().contains("[2, 2] and [2, 4]"), "{error}");
+    assert_eq!(ensemble.predict(request(), "class").unwrap_err().kind(), ErrorKind::Signature);
+    assert_eq!(ensemble.predict(request(), "flat").unwrap().as_slice::<f32>().unwrap(), [1.0; 2]);
+    let error = ensemble.combine(Combine::Vote).predict(request(), "flat").unwrap_err();
+    assert!(error.kind() == ErrorKind::Mismatch && error.to_string().contains("shape [2]"), "{error}");
+}
+
 /// Three members of three runs: two lean to class 1 a little, one is sure of class 0.
 fn classifiers(dir: &std::path::Path) -> Ensemble<Fixed, Cpu> {
     let member = |(place, row): (usize, [f32; 3])| {
@@ -211,5 +249,12 @@ fn a_trained_ensemble_predicts_the_same_when_loaded() {
     let ensemble = load().weights(&[0.3, 0.9]).unwrap();
     ensemble.save(dir.path().join("ensemble")).unwrap();
     let loaded = Ensemble::<Line, Cpu>::load(dir.path().join("ensemble"), DeviceSpec::Cpu).unwrap();
-    assert_eq!(loaded.predict(request(), "y").unwrap(), ensemble.predict(request(), "y").unwrap());
+    let expected = ensemble.predict(request(), "y").unwrap();
+    assert_eq!(loaded.predict(request(), "y").unwrap(), expected);
+    // It is a directory like any other: moved elsewhere, and without the run it came from, it is the same.
+    drop((ensemble, loaded, estimator));
+    std::fs::remove_dir_all(dir.path().join("run")).unwrap();
+    std::fs::rename(dir.path().join("ensemble"), dir.path().join("moved")).unwrap();
+    let moved = Ensemble::<Line, Cpu>::load(dir.path().join("moved"), DeviceSpec::Cpu).unwrap();
+    assert_eq!(moved.predict(request(), "y").unwrap(), expected);
 }

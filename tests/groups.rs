@@ -1,6 +1,6 @@
 //! Groups of parameters by patterns of their names, through whole runs: weight decay, learning rates, what is frozen, and
 //! averages.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use common::mean_squared;
 use elistimator::nn::LayerNorm;
+use elistimator::optim::{Adagrad, Ftrl, Lamb, RmsProp};
 use elistimator::prelude::*;
 
 /// A network with an embedding-like first part, a norm and a head; its optimiser is the test's.
@@ -16,6 +17,7 @@ struct Grouped {
     optimizer: OptimizerConfig,
     /// What the loss is multiplied by: at 0 all gradients are 0, and what moves is moved by decay.
     scale: f32,
+    schedule: Schedule,
 }
 
 network! {
@@ -47,6 +49,10 @@ impl<D: Device> ModelFn<D> for Grouped {
         self.optimizer.clone()
     }
 
+    fn schedule(&self) -> Schedule {
+        self.schedule.clone()
+    }
+
     fn train(&self, net: &mut Net<D>, features: &Features<D>, step: &mut Step<'_, D>) -> ModelResult<TrainSpec<D>> {
         let y = net.forward(features.tensor("x")?.traced(step.tape()?))?;
         Ok(TrainSpec::new(mean_squared(y, features.tensor("y")?)?.try_mul(self.scale)?))
@@ -60,7 +66,11 @@ impl<D: Device> ModelFn<D> for Grouped {
 const NAMES: [&str; 6] = ["encoder.bias", "encoder.weight", "head.bias", "head.weight", "norm1.bias", "norm1.weight"];
 
 fn started(dir: &std::path::Path, optimizer: impl Into<OptimizerConfig>, scale: f32) -> Elistimator<Grouped> {
-    with(Elistimator::builder(Grouped { optimizer: optimizer.into(), scale }).model_dir(dir))
+    with(Elistimator::builder(grouped(optimizer, scale)).model_dir(dir))
+}
+
+fn grouped(optimizer: impl Into<OptimizerConfig>, scale: f32) -> Grouped {
+    Grouped { optimizer: optimizer.into(), scale, schedule: Schedule::Constant }
 }
 
 fn with(builder: Builder<Grouped>) -> Elistimator<Grouped> {
@@ -192,7 +202,7 @@ fn a_group_has_its_own_learning_rate_and_the_longest_pattern_counts() {
 fn an_average_every_third_step_is_that_of_those_steps() {
     let run = |interrupted: bool| {
         let dir = tempfile::tempdir().unwrap();
-        let model = Grouped { optimizer: Sgd::new(0.05).into(), scale: 1.0 };
+        let model = grouped(Sgd::new(0.05), 1.0);
         let build = || with(Elistimator::builder(model.clone()).model_dir(dir.path()).ema_every(0.75, 3));
         let mut estimator = build();
         let mut expected: Option<BTreeMap<String, Vec<f64>>> = None;
@@ -225,4 +235,110 @@ fn an_average_every_third_step_is_that_of_those_steps() {
         found
     };
     assert_eq!(run(false), run(true));
+}
+
+#[test]
+fn groups_follow_the_schedule_also_where_the_common_learning_rate_is_0() {
+    let after = |schedule: Schedule, steps: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = OptimizerConfig::from(Sgd::new(0.0)).group("head.", Sgd::new(0.1));
+        let mut estimator =
+            with(Elistimator::builder(Grouped { schedule, ..grouped(config, 1.0) }).model_dir(dir.path()));
+        let before = values(&estimator);
+        estimator.train_steps(steps).unwrap();
+        let after = values(&estimator);
+        assert_eq!(moved(&before, &after), ["head.bias", "head.weight"]);
+        after
+    };
+    let halving = Schedule::Step { steps: 1, factor: 0.5 };
+    let once = after(Schedule::Constant, 1);
+    assert_eq!(once, after(halving.clone(), 1));
+    let (halved, constant) = (after(halving, 2), after(Schedule::Constant, 2));
+    for ((once, halved), constant) in once["head.bias"].iter().zip(&halved["head.bias"]).zip(&constant["head.bias"]) {
+        assert_ne!(once, constant);
+        assert!(((halved - once) - 0.5 * (constant - once)).abs() < 1e-6, "{once} {halved} {constant}");
+    }
+}
+
+#[test]
+fn settings_without_sense_are_refused_with_what_was_found() {
+    let refused = |optimizer: OptimizerConfig, expected: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let builder = Elistimator::builder(grouped(optimizer, 1.0)).model_dir(dir.path()).progress(ProgressMode::Off);
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    };
+    refused(Sgd::new(f64::NAN).into(), "learning_rate of the optimiser: found NaN, expected");
+    refused(Sgd::new(-0.1).into(), "found -0.1");
+    refused(Sgd::new(0.1).momentum(f64::INFINITY).into(), "momentum of the optimiser: found inf");
+    refused(Adam::new(0.1).betas(0.9, 1.0).into(), "the second of betas of the optimiser: found 1, expected");
+    refused(Adam::new(0.1).epsilon(-1e-8).into(), "epsilon");
+    refused(RmsProp::new(0.1).decay(1.5).into(), "decay of the optimiser: found 1.5");
+    refused(Adagrad::new(0.1).initial_accumulator(-1.0).into(), "initial_accumulator");
+    refused(Ftrl::new(0.1).l1(-0.5).into(), "l1");
+    refused(OptimizerConfig::from(Sgd::new(0.1)).clip_norm(0.0), "clip_norm: found 0, expected a positive number");
+    refused(OptimizerConfig::from(Sgd::new(0.1)).clip_value(f64::NAN), "clip_value: found NaN");
+    let group = OptimizerConfig::from(Sgd::new(0.1)).group("head.", Lamb::new(0.1).weight_decay(f64::NAN));
+    refused(group, "weight_decay of the group \"head.\": found NaN");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = started(dir.path(), Sgd::new(0.1), 1.0);
+    estimator.train_steps(2).unwrap();
+    let before = values(&estimator);
+    for rate in [f64::NAN, f64::INFINITY, -1e-3] {
+        let error = estimator.set_learning_rate(rate).train_steps(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+        assert!(error.to_string().contains(&format!("step 3: learning rate: found {rate}, expected")), "{error}");
+    }
+    assert_eq!((values(&estimator), estimator.global_step()), (before, 2));
+    estimator.follow_schedule().train_steps(1).unwrap();
+}
+
+/// A schedule may end at 0, by which FTRL would divide.
+#[test]
+fn nothing_moves_at_a_learning_rate_of_0() {
+    let rules: [OptimizerConfig; 6] = [
+        Sgd::new(0.1).momentum(0.9).weight_decay(0.1).into(),
+        Adam::new(0.1).decoupled_weight_decay(0.1).into(),
+        RmsProp::new(0.1).into(),
+        Adagrad::new(0.1).into(),
+        Ftrl::new(0.1).l1(0.1).l2(0.1).into(),
+        Lamb::new(0.1).into(),
+    ];
+    for config in rules {
+        let dir = tempfile::tempdir().unwrap();
+        let schedule = Schedule::Cosine { steps: 3, floor: 0.0 };
+        let model = Grouped { schedule, ..grouped(config, 1.0) };
+        let mut estimator = with(Elistimator::builder(model).model_dir(dir.path()));
+        estimator.train_steps(3).unwrap();
+        let before = values(&estimator);
+        estimator.train_steps(3).unwrap();
+        assert_eq!(values(&estimator), before, "{:?}", estimator.model().optimizer);
+    }
+}
+
+#[test]
+fn a_closure_is_a_schedule_and_a_fixed_rate_comes_first() {
+    let schedule = |step: u64| 0.1 / (1.0 + step as f64);
+    let dir = tempfile::tempdir().unwrap();
+    let mut whole = started(dir.path(), Sgd::new(0.5).momentum(0.9), 1.0);
+    whole.set_schedule(schedule).train_steps(9).unwrap();
+    assert_eq!(whole.learning_rate(), 0.01);
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = started(dir.path(), Sgd::new(0.5).momentum(0.9), 1.0);
+    first.set_schedule(schedule).train_steps(4).unwrap().save_ckpt().unwrap();
+    drop(first);
+    let mut second = started(dir.path(), Sgd::new(0.5).momentum(0.9), 1.0);
+    second.set_schedule(schedule).train_steps(5).unwrap();
+    assert_eq!(values(&second), values(&whole));
+    assert_eq!(second.set_learning_rate(0.25).learning_rate(), 0.25);
+    assert_eq!(second.follow_schedule().learning_rate(), 0.01);
+
+    let error = second.set_schedule(|step| panic!("no rate for {step}")).train_steps(1).unwrap_err();
+    assert!(error.kind() == ErrorKind::Model && error.to_string().contains("no rate for 9"), "{error}");
+    let error = second.set_schedule(|_| f64::NAN).train_steps(1).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("found NaN"), "{error}");
+    second.set_schedule(schedule).train_steps(1).unwrap();
 }

@@ -1,5 +1,6 @@
 //! Every optimiser follows PyTorch's for 100 steps on a fixed problem; FTRL and LAMB, which PyTorch lacks, follow TensorFlow's and
-//! Keras'. See `data/optim_torch.py` and `data/optim_tensorflow.py`.
+//! Keras'. Schedules and the reduction on a plateau follow PyTorch's. See `data/optim_torch.py`, `data/optim_tensorflow.py` and
+//! `data/schedules_torch.py`.
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
@@ -7,9 +8,12 @@ use std::collections::BTreeMap;
 use elistimator::Device;
 use elistimator::dfdx::tensor::{Cpu, TensorFromVec, Trace};
 use elistimator::dfdx::tensor_ops::{Backward, SumTo, TryMul, TrySub};
+use elistimator::metrics::Metrics;
 use elistimator::nn::{Gradients, Parameter};
-use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
-use elistimator::prelude::DeviceSpec;
+use elistimator::optim::{
+    Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, ReduceOnPlateau, RmsProp, Schedule, Sgd,
+};
+use elistimator::prelude::{DeviceSpec, Mode};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -82,5 +86,72 @@ fn follow(reference: &str, configs: &BTreeMap<&'static str, OptimizerConfig>) {
             compared += 1;
         }
         assert_eq!(compared, reference.kept.len());
+    }
+}
+
+#[derive(Deserialize)]
+struct Schedules {
+    rates: BTreeMap<String, Vec<f64>>,
+    series: Vec<Option<f64>>,
+    plateaus: BTreeMap<String, Vec<f64>>,
+}
+
+fn schedules() -> Schedules {
+    serde_json::from_str(include_str!("data/schedules_torch.json")).unwrap()
+}
+
+#[test]
+fn schedules_follow_pytorch_step_by_step() {
+    let restarts = |steps, growth, floor| Schedule::WarmRestarts { steps, growth, floor };
+    let cases = BTreeMap::from([
+        ("constant", Schedule::Constant),
+        ("step", Schedule::Step { steps: 7, factor: 0.3 }),
+        ("exponential", Schedule::Exponential { rate: 0.97 }),
+        ("multi_step", Schedule::MultiStep { milestones: vec![31, 5, 5, 17], factor: 0.2 }),
+        ("polynomial", Schedule::Polynomial { steps: 37, power: 1.7, floor: 0.0 }),
+        ("linear_decay", Schedule::Polynomial { steps: 37, power: 1.0, floor: 0.0 }),
+        ("cosine", Schedule::Cosine { steps: 41, floor: 0.05 }),
+        ("restarts", restarts(5, 1, 0.01)),
+        ("restarts_growing", restarts(3, 3, 0.02)),
+        ("one_cycle", Schedule::OneCycle { steps: 70, rise: 16.0 / 70.0, start: 0.1, end: 0.001 }),
+        ("warm_up", Schedule::Cosine { steps: 30, floor: 0.0 }.after_warm_up(9)),
+        ("transformer", Schedule::InverseSquareRoot { steps: 11 }.after_warm_up(11)),
+        ("snapshots", Schedule::Cyclic { cycle: 13 }),
+    ]);
+    let expected = schedules().rates;
+    assert!(cases.keys().eq(expected.keys()), "the same cases on both sides");
+    for (name, schedule) in cases {
+        // What was written down is what is used.
+        let schedule: Schedule = serde_json::from_str(&serde_json::to_string(&schedule).unwrap()).unwrap();
+        for (step, expected) in expected[name].iter().enumerate() {
+            // Their count from 1 reaches the peak a step earlier than the schedule after the warm-up begins.
+            let late = u64::from(name == "transformer" && step > 10);
+            let found = schedule.factor(step as u64 + late);
+            assert!((found - expected).abs() < 1e-12, "{name}, step {step}: {found}, expected {expected}");
+        }
+    }
+}
+
+#[test]
+fn reduction_on_a_plateau_follows_pytorch() {
+    let plateau = |mode, min_delta| ReduceOnPlateau::new("loss", mode).min_delta(min_delta);
+    let cases = BTreeMap::from([
+        ("default", plateau(Mode::Min, 0.0)),
+        ("cooldown", plateau(Mode::Min, 0.05).factor(0.3).patience(2).cooldown(3)),
+        ("max", plateau(Mode::Max, 0.1).factor(0.5).patience(0).cooldown(1).min_learning_rate(0.02)),
+        ("impatient", plateau(Mode::Min, 0.2).factor(0.7).patience(0).min_learning_rate(0.1)),
+    ]);
+    let Schedules { series, plateaus, .. } = schedules();
+    assert!(cases.keys().eq(plateaus.keys()), "the same cases on both sides");
+    for (name, mut plateau) in cases {
+        let mut rate = 1.0;
+        for (step, (value, expected)) in series.iter().zip(&plateaus[name]).enumerate() {
+            let mut metrics = Metrics::new();
+            metrics.insert("loss", value.unwrap_or(f64::NAN));
+            // Written down and read back between two updates, as by checkpoints.
+            plateau = serde_json::from_str(&serde_json::to_string(&plateau).unwrap()).unwrap();
+            rate = plateau.update(&metrics, rate).unwrap();
+            assert!((rate - expected).abs() < 1e-12, "{name}, update {step}: {rate}, expected {expected}");
+        }
     }
 }

@@ -71,6 +71,47 @@ fn a_warm_start_reports_what_it_did() {
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
 }
 
+/// A file such as other programs write: weights in several widths, and positions that are no weights.
+#[test]
+fn a_warm_start_reads_what_other_programs_write() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let header = r#"{"__metadata__":{"format":"pt"},
+        "positions":{"dtype":"I64","shape":[1],"data_offsets":[0,8]},
+        "half":{"dtype":"F16","shape":[1],"data_offsets":[8,10]},
+        "brain":{"dtype":"BF16","shape":[1],"data_offsets":[10,12]},
+        "mask":{"dtype":"BOOL","shape":[1],"data_offsets":[12,13]},
+        "odd":{"dtype":"F32","shape":[1],"data_offsets":[13,17]},
+        "wide":{"dtype":"F64","shape":[1],"data_offsets":[17,25]}}"#;
+    let values = [
+        &7i64.to_le_bytes()[..],
+        &0xc100u16.to_le_bytes(),
+        &((3.5f32.to_bits() >> 16) as u16).to_le_bytes(),
+        &[1],
+        &0.1f32.to_le_bytes(),
+        &(-0.25f64).to_le_bytes(),
+    ]
+    .concat();
+    let path = dir.path().join("theirs.safetensors");
+    std::fs::write(&path, [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &values].concat()).unwrap();
+    let mut estimator = started(other.path());
+    for (tensor, expected) in [("half", -2.5), ("brain", 3.5), ("odd", 0.1), ("wide", -0.25)] {
+        let take = |name: &str| (name == "out.bias").then(|| tensor.to_owned());
+        let report = estimator.warm_start(&path, take).unwrap();
+        assert_eq!(report.loaded, ["out.bias"], "{tensor}");
+        assert_eq!(report.unexpected.len(), 5);
+        assert_eq!(values_of(&estimator), [expected], "{tensor}");
+    }
+    let take = |name: &str| (name == "out.bias").then(|| "positions".to_owned());
+    let report = estimator.warm_start(&path, take).unwrap();
+    assert_eq!(report.mismatched, ["out.bias: found I64, expected F32, F64, F16 or BF16"]);
+    assert_eq!(report.unexpected, ["brain", "half", "mask", "odd", "wide"]);
+    assert_eq!(values_of(&estimator), [-0.25]);
+}
+
+fn values_of(estimator: &Elistimator<Line>) -> Vec<f32> {
+    values(estimator, "out.bias")
+}
+
 #[test]
 fn a_range_test_climbs_until_the_loss_explodes() {
     let dir = tempfile::tempdir().unwrap();

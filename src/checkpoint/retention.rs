@@ -224,4 +224,39 @@ mod tests {
         all[1].order = 101;
         assert_eq!(Retention::last(1).to_delete(&all, &Monitor::default()), [100]);
     }
+
+    /// The best k, every n-th, one in so many hours, the last ones and pinned ones, all together and as the run goes: after every
+    /// save the rotation sees only what the ones before have left.
+    #[test]
+    fn all_reasons_to_keep_hold_at_once() {
+        let retention = Retention { max_to_keep: 2, best_to_keep: 3, every_steps: Some(40), every_hours: Some(2.5) };
+        let losses = [9.0, 3.0, 8.0, 1.0, 7.0, 2.0, 6.0, 5.0, 4.5, 4.0, 3.5, 3.2];
+        let mut left = Vec::new();
+        for (place, loss) in losses.into_iter().enumerate() {
+            let step = 10 * (place as u64 + 1);
+            // An hour between two saves.
+            let hours = chrono::TimeDelta::hours(place as i64);
+            let saved =
+                CheckpointInfo { saved_at: chrono::DateTime::UNIX_EPOCH + hours, ..checkpoint(step, Some(loss)) };
+            left.push(CheckpointInfo { is_pinned: step == 30, ..saved });
+            let deleted = retention.to_delete(&left, &Monitor::default());
+            left.retain(|checkpoint| !deleted.contains(&checkpoint.step));
+        }
+        let steps: Vec<u64> = left.iter().map(|checkpoint| checkpoint.step).collect();
+        // Hours keep 10, then the first that is three hours later: 40, 70, 100. The best are 40, 60, 20.
+        assert_eq!(steps, [10, 20, 30, 40, 60, 70, 80, 100, 110, 120]);
+        // Nothing of what was left goes for another reason later, and every reason by itself keeps its own.
+        let only = |retention: Retention| {
+            let deleted = retention.to_delete(&left, &Monitor::default());
+            steps.iter().copied().filter(|step| !deleted.contains(step)).collect::<Vec<_>>()
+        };
+        let none = Retention { max_to_keep: 1, best_to_keep: 0, every_steps: None, every_hours: None };
+        assert_eq!(only(none.clone()), [30, 40, 120]);
+        assert_eq!(only(Retention { best_to_keep: 3, ..none.clone() }), [20, 30, 40, 60, 120]);
+        assert_eq!(only(Retention { every_steps: Some(40), ..none.clone() }), [30, 40, 80, 120]);
+        assert_eq!(only(Retention { every_hours: Some(2.5), ..none.clone() }), [10, 30, 40, 70, 100, 120]);
+        for nonsense in [f64::NAN, 0.0, -1.0] {
+            assert_eq!(only(Retention { every_hours: Some(nonsense), ..none.clone() }), [30, 40, 120]);
+        }
+    }
 }

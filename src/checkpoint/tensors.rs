@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, IntoDeserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::{Error, ErrorKind, Result};
 
@@ -116,37 +116,63 @@ impl Tensors {
 
     /// Reads the bytes of a file, and keeps them: beside them, memory is needed only for what the header says.
     pub(crate) fn from_bytes(mut bytes: Vec<u8>) -> Result<Self> {
-        let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
-        let length = bytes.first_chunk::<8>().and_then(|length| usize::try_from(u64::from_le_bytes(*length)).ok());
-        let Some(data) = length.and_then(|length| length.checked_add(8)).filter(|&data| data <= bytes.len()) else {
-            let message = format!("found {} bytes, expected a header and its length before it", bytes.len());
-            return Err(corrupt(message));
-        };
-        let mut tensors = header(&bytes[8..data])?;
-        tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        if let Some(twice) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
-            return Err(corrupt(format!("two tensors are named {:?}", twice[0].name)));
-        }
-        // In the order of the file: one tensor begins where the one before ends, and the last one ends with the file.
-        tensors.sort_unstable_by_key(|tensor| tensor.at);
-        let mut next = 0;
-        for Listed { name, dims, at } in &tensors {
-            check_name(name).map_err(|error| corrupt(error.to_string()))?;
-            let size = count(dims).and_then(|count| count.checked_mul(4));
-            if at.0 != next || size.is_none() || at.1.checked_sub(at.0) != size {
-                let message = format!("tensor {name:?} of shape {dims:?} is at {at:?}, expected to begin at {next}");
-                return Err(corrupt(message));
-            }
-            next = at.1;
-        }
-        if next != bytes.len() - data {
-            let message = format!("found {} bytes of values, the header tells of {next}", bytes.len() - data);
-            return Err(corrupt(message));
+        let (data, tensors) = listed(&bytes)?;
+        if let Some(Listed { name, stored, .. }) = tensors.iter().find(|tensor| tensor.stored != Stored::F32) {
+            let message = format!("tensor {:?} is {stored:?}, expected F32", shown(name));
+            return Err(Error::new(ErrorKind::Mismatch, message));
         }
         let start = align(&mut bytes, data)?;
-        let entry = |Listed { name, dims, at }| Entry { name, dims, values: Values::File(start + at.0..start + at.1) };
+        let entry =
+            |Listed { name, dims, at, .. }| Entry { name, dims, values: Values::File(start + at.0..start + at.1) };
         Ok(Self { entries: tensors.into_iter().map(entry).collect(), bytes })
     }
+
+    /// Reads the bytes of a file that another program may have written: numbers of other widths become `f32`, and of the tensors
+    /// that are no such numbers the names and types are returned.
+    pub(crate) fn from_foreign_bytes(bytes: &[u8]) -> Result<(Self, Vec<(String, String)>)> {
+        let (data, tensors) = listed(bytes)?;
+        let (mut entries, mut others) = (Vec::new(), Vec::new());
+        for Listed { name, dims, at, stored } in tensors {
+            let bytes = bytes.get(data + at.0..data + at.1).unwrap_or_default();
+            match stored.numbers(bytes) {
+                Some(values) => entries.push(Entry { name, dims, values: Values::Shared(Arc::new(values)) }),
+                None => others.push((name, format!("{stored:?}"))),
+            }
+        }
+        Ok((Self { entries, bytes: Vec::new() }, others))
+    }
+}
+
+/// Where the values of a file begin, and its tensors in the order in which they lie there, checked against its length.
+fn listed(bytes: &[u8]) -> Result<(usize, Vec<Listed>)> {
+    let corrupt = |message: String| Error::new(ErrorKind::Corrupt, message);
+    let length = bytes.first_chunk::<8>().and_then(|length| usize::try_from(u64::from_le_bytes(*length)).ok());
+    let Some(data) = length.and_then(|length| length.checked_add(8)).filter(|&data| data <= bytes.len()) else {
+        let message = format!("found {} bytes, expected a header and its length before it", bytes.len());
+        return Err(corrupt(message));
+    };
+    let mut tensors = header(&bytes[8..data])?;
+    tensors.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    if let Some(twice) = tensors.windows(2).find(|pair| pair[0].name == pair[1].name) {
+        return Err(corrupt(format!("two tensors are named {:?}", twice[0].name)));
+    }
+    // In the order of the file: one tensor begins where the one before ends, and the last one ends with the file.
+    tensors.sort_unstable_by_key(|tensor| tensor.at);
+    let mut next = 0;
+    for Listed { name, dims, at, stored } in &tensors {
+        check_name(name).map_err(|error| corrupt(error.to_string()))?;
+        let size = count(dims).and_then(|count| count.checked_mul(stored.bytes()));
+        if at.0 != next || size.is_none() || at.1.checked_sub(at.0) != size {
+            let message = format!("tensor {name:?} of shape {dims:?} is at {at:?}, expected to begin at {next}");
+            return Err(corrupt(message));
+        }
+        next = at.1;
+    }
+    if next != bytes.len() - data {
+        let message = format!("found {} bytes of values, the header tells of {next}", bytes.len() - data);
+        return Err(corrupt(message));
+    }
+    Ok((data, tensors))
 }
 
 impl PartialEq for Tensors {
@@ -195,6 +221,65 @@ struct Listed {
     dims: Vec<usize>,
     /// Its first byte, and the one behind its last, counted from the end of the header.
     at: (usize, usize),
+    stored: Stored,
+}
+
+/// The types that the format knows, by their names there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[allow(non_camel_case_types)]
+enum Stored {
+    F32,
+    F64,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    BOOL,
+    F8_E4M3,
+    F8_E5M2,
+}
+
+impl Stored {
+    /// Of one value.
+    fn bytes(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::BOOL | Self::F8_E4M3 | Self::F8_E5M2 => 1,
+        }
+    }
+
+    /// The values as `f32`, where weights are kept in this type.
+    fn numbers(self, bytes: &[u8]) -> Option<Vec<f32>> {
+        Some(match self {
+            Self::F32 => bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect(),
+            Self::F64 => bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes) as f32).collect(),
+            Self::BF16 => {
+                bytes.as_chunks::<2>().0.iter().map(|&[low, high]| f32::from_le_bytes([0, 0, low, high])).collect()
+            }
+            Self::F16 => bytes.as_chunks::<2>().0.iter().map(|bytes| half(u16::from_le_bytes(*bytes))).collect(),
+            _ => return None,
+        })
+    }
+}
+
+/// A number of IEEE 754's binary16.
+fn half(bits: u16) -> f32 {
+    let (exponent, fraction) = (bits >> 10 & 0x1f, bits & 0x3ff);
+    let size = match (exponent, fraction) {
+        (0, _) => f32::from(fraction) / 16_777_216.0,
+        (31, 0) => f32::INFINITY,
+        (31, _) => f32::NAN,
+        _ => f32::from_bits((u32::from(exponent) + 112) << 23 | u32::from(fraction) << 13),
+    };
+    if bits >> 15 == 1 { -size } else { size }
 }
 
 /// Reads the header. The reader of the crate that writes the format takes thirty times the header's memory for hostile ones, and lets
@@ -202,21 +287,14 @@ struct Listed {
 fn header(json: &[u8]) -> Result<Vec<Listed>> {
     let corrupt = |error| Error::with_source(ErrorKind::Corrupt, "the header of a safetensors file", error);
     let mut reader = serde_json::Deserializer::from_slice(json);
-    let mut other = None;
-    let tensors = reader.deserialize_map(Header { other: &mut other }).map_err(corrupt)?;
+    let tensors = reader.deserialize_map(Header).map_err(corrupt)?;
     reader.end().map_err(corrupt)?;
-    match other {
-        Some(message) => Err(Error::new(ErrorKind::Mismatch, message)),
-        None => Ok(tensors),
-    }
+    Ok(tensors)
 }
 
-struct Header<'o> {
-    /// The first tensor that is not of `f32`.
-    other: &'o mut Option<String>,
-}
+struct Header;
 
-impl<'de> Visitor<'de> for Header<'_> {
+impl<'de> Visitor<'de> for Header {
     type Value = Vec<Listed>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -239,11 +317,11 @@ impl<'de> Visitor<'de> for Header<'_> {
                 continue;
             }
             let Description { dtype, shape, data_offsets } = map.next_value()?;
-            if dtype != "F32" {
-                self.other
-                    .get_or_insert_with(|| format!("tensor {:?} is {:?}, expected F32", shown(&name), shown(&dtype)));
-            }
-            tensors.push(Listed { name, dims: shape.0, at: data_offsets });
+            let stored =
+                Stored::deserialize(dtype.as_ref().into_deserializer()).map_err(|_: serde::de::value::Error| {
+                    A::Error::custom(format!("tensor {:?} is of an unknown type {:?}", shown(&name), shown(&dtype)))
+                })?;
+            tensors.push(Listed { name, dims: shape.0, at: data_offsets, stored });
         }
         Ok(tensors)
     }
@@ -370,6 +448,23 @@ mod tests {
     }
 
     #[test]
+    fn halves_are_what_their_bits_say() {
+        for (bits, expected) in [
+            (0x3c00, 1.0),
+            (0xc000, -2.0),
+            (0x3555, 0.333_251_95),
+            (0x7bff, 65504.0),
+            (0x0400, 6.103_515_6e-5),
+            (0x03ff, 6.097_555e-5),
+            (0x0001, 5.960_464_5e-8),
+            (0xfc00, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(half(bits), expected, "{bits:x}");
+        }
+        assert!(half(0x7e00).is_nan() && half(0x8000).is_sign_negative() && half(0x8000) == 0.0);
+    }
+
+    #[test]
     fn hostile_headers_are_errors() {
         let file =
             |header: &str, data: &[u8]| [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat();
@@ -383,7 +478,12 @@ mod tests {
             r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#,
         ] {
             assert!(Tensors::from_bytes(file(header, &[0; 8])).is_err(), "{header}");
+            let is_sound = header.contains("F64") || header.contains("I32");
+            assert_eq!(Tensors::from_foreign_bytes(&file(header, &[0; 8])).is_ok(), is_sound, "{header}");
         }
+        let unknown = file(r#"{"a":{"dtype":"F3","shape":[2],"data_offsets":[0,8]}}"#, &[0; 8]);
+        let error = Tensors::from_foreign_bytes(&unknown).unwrap_err();
+        assert!(format!("{error:?}{error}").contains("F3"), "{error}");
         let long = format!(r#"{{"{}":{{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}}}"#, "x".repeat(1 << 20));
         let error = Tensors::from_bytes(file(&long, &[0; 8])).unwrap_err().to_string();
         assert!(error.contains("longer than") && error.len() < 300, "{} bytes", error.len());

@@ -139,7 +139,7 @@ impl<D: Device, C: Dim> BatchNorm<D, C> {
     pub fn new(device: &D, channels: C) -> ModelResult<Self> {
         let (weight, bias) = gains_and_offsets(device, "batch normalisation", channels.size())?;
         let (variance, mean) = gains_and_offsets(device, "batch normalisation", channels.size())?;
-        let running = Mutex::new(Running { mean: mean.frozen(), variance: variance.frozen() });
+        let running = Mutex::new(Running { mean: mean.statistic(), variance: variance.statistic() });
         Ok(Self { weight, bias, running, channels, epsilon: 1e-5, momentum: 0.1 })
     }
 

@@ -31,6 +31,7 @@ pub struct Parameter<D: Device> {
     dims: Vec<usize>,
     trainable: bool,
     key: u64,
+    is_statistic: bool,
 }
 
 /// A parameter's tensor as our own operations keep it until their way back: counted, so that an update knows when nobody
@@ -117,13 +118,22 @@ impl<D: Device> Parameter<D> {
             dims: dims.to_vec(),
             trainable: true,
             key: KEYS.fetch_add(1, Ordering::Relaxed),
+            is_statistic: false,
         }
     }
 
-    /// The same, but kept out of training: running statistics, given embeddings.
+    /// The same, but kept out of training until it is unfrozen: given embeddings.
     #[must_use]
     pub fn frozen(mut self) -> Self {
         self.trainable = false;
+        self
+    }
+
+    /// The same, but never trained: a running statistic, which the layer itself moves. A pattern that unfreezes the layer leaves it
+    /// alone; weight decay would shrink it.
+    #[must_use]
+    pub fn statistic(mut self) -> Self {
+        (self.trainable, self.is_statistic) = (false, true);
         self
     }
 
@@ -132,9 +142,9 @@ impl<D: Device> Parameter<D> {
         self.trainable
     }
 
-    /// Freezes it, or lets optimisers update it again.
+    /// Freezes it, or lets optimisers update it again, unless it is a [statistic](Self::statistic).
     pub fn set_trainable(&mut self, trainable: bool) {
-        self.trainable = trainable;
+        self.trainable = trainable && !self.is_statistic;
     }
 
     /// A number that no other parameter of the process has.

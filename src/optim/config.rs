@@ -4,11 +4,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::matches;
 use crate::optim::{Adagrad, Ftrl, Lamb};
+use crate::{Error, ErrorKind, Result};
 
 /// Which optimiser, with its settings: what a model function's `optimizer` returns. Made from [`Sgd`], [`Adam`], [`RmsProp`],
 /// [`Adagrad`], [`Ftrl`] or [`Lamb`] by `.into()`; give other settings to a part of the network with [`group`](Self::group).
 ///
 /// Patterns of names are prefixes (`"critic."`), or, where they have a `*`, globs over the whole name (`"*.bias"`).
+///
+/// Settings that are not finite or negative, and decay rates outside 0 to 1, are an
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the estimator is built, and at every update.
 ///
 /// ```
 /// # use elistimator::optim::{Adam, OptimizerConfig};
@@ -49,9 +53,13 @@ pub enum Rule {
     Lamb(Lamb),
 }
 
+/// What a size must be.
+pub(super) const NOT_NEGATIVE: &str = "a finite number that is not negative";
+
 impl OptimizerConfig {
     /// Updates the parameters whose names fit the pattern by an optimiser of their own. Of several patterns that fit, the
-    /// longest counts. The schedule scales all learning rates alike.
+    /// longest counts. The schedule scales all learning rates alike. Decay is left out, parameters are frozen and gradients are
+    /// clipped by what is said of the whole, not of the group's optimiser.
     #[must_use]
     pub fn group(mut self, pattern: &str, optimizer: impl Into<Self>) -> Self {
         self.groups.retain(|(known, _)| known != pattern);
@@ -75,7 +83,7 @@ impl OptimizerConfig {
     }
 
     /// Clips every value of the gradients to `-limit..=limit`, before the norm is taken. A limit that is not a positive
-    /// number is an error at the first update.
+    /// number is an error.
     #[must_use]
     pub fn clip_value(mut self, limit: f64) -> Self {
         self.clip_value = Some(limit);
@@ -84,7 +92,7 @@ impl OptimizerConfig {
 
     /// Scales the gradients of all parameters of a loss together so that their Euclidean norm is at most `limit` (Pascanu et
     /// al. 2013), as PyTorch's `clip_grad_norm_` does; infinity only measures. The norm before clipping is logged as
-    /// `gradient_norm`. A limit that is not a positive number is an error at the first update.
+    /// `gradient_norm`. A limit that is not a positive number is an error.
     #[must_use]
     pub fn clip_norm(mut self, limit: f64) -> Self {
         self.clip_norm = Some(limit);
@@ -110,6 +118,19 @@ impl OptimizerConfig {
         self.frozen.iter().any(|pattern| matches(pattern, name))
     }
 
+    /// Refuses settings with which no update makes sense, as PyTorch does.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.rule.check("the optimiser")?;
+        self.groups.iter().try_for_each(|(pattern, rule)| rule.check(&format!("the group {pattern:?}")))?;
+        for (name, limit) in [("clip_value", self.clip_value), ("clip_norm", self.clip_norm)] {
+            if let Some(limit) = limit.filter(|limit| limit.is_nan() || *limit <= 0.0) {
+                let message = format!("{name}: found {limit}, expected a positive number");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn rule(&self, index: usize) -> &Rule {
         index.checked_sub(1).and_then(|group| self.groups.get(group)).map_or(&self.rule, |(_, rule)| rule)
     }
@@ -124,6 +145,47 @@ impl Rule {
             Self::Adagrad(adagrad) => adagrad.learning_rate,
             Self::Ftrl(ftrl) => ftrl.learning_rate,
             Self::Lamb(lamb) => lamb.learning_rate,
+        }
+    }
+
+    fn check(&self, place: &str) -> Result<()> {
+        let rest: &[(&str, f64)] = match self {
+            Self::Sgd(Sgd { momentum, weight_decay, .. }) => {
+                &[("momentum", *momentum), ("weight_decay", *weight_decay)]
+            }
+            Self::Adam(Adam { epsilon, weight_decay, .. }) | Self::Lamb(Lamb { epsilon, weight_decay, .. }) => {
+                &[("epsilon", *epsilon), ("weight_decay", *weight_decay)]
+            }
+            Self::RmsProp(RmsProp { epsilon, momentum, weight_decay, .. }) => {
+                &[("epsilon", *epsilon), ("momentum", *momentum), ("weight_decay", *weight_decay)]
+            }
+            Self::Adagrad(Adagrad { initial_accumulator, epsilon, weight_decay, .. }) => {
+                &[("initial_accumulator", *initial_accumulator), ("epsilon", *epsilon), ("weight_decay", *weight_decay)]
+            }
+            Self::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
+                &[("initial_accumulator", *initial_accumulator), ("l1", *l1), ("l2", *l2)]
+            }
+        };
+        let rates: &[(&str, f64)] = match self {
+            Self::Adam(Adam { betas, .. }) | Self::Lamb(Lamb { betas, .. }) => {
+                &[("the first of betas", betas[0]), ("the second of betas", betas[1])]
+            }
+            Self::RmsProp(RmsProp { decay, .. }) => &[("decay", *decay)],
+            Self::Sgd(_) | Self::Adagrad(_) | Self::Ftrl(_) => &[],
+        };
+        let refused = |name: &str, value: f64, expected: &str| {
+            let message = format!("{name} of {place}: found {value}, expected {expected}");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        };
+        let is_size = |value: f64| value.is_finite() && value >= 0.0;
+        match (
+            rest.iter().find(|(_, value)| !is_size(*value)),
+            rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)),
+        ) {
+            _ if !is_size(self.learning_rate()) => refused("learning_rate", self.learning_rate(), NOT_NEGATIVE),
+            (Some((name, value)), _) => refused(name, *value, NOT_NEGATIVE),
+            (_, Some((name, rate))) => refused(name, *rate, "at least 0 and less than 1"),
+            (None, None) => Ok(()),
         }
     }
 

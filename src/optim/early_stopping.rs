@@ -16,6 +16,8 @@ pub struct EarlyStopping {
     patience_steps: Option<u64>,
     min_delta: f64,
     min_steps: u64,
+    #[serde(default)]
+    looks_from_min_steps: bool,
     best: Option<f64>,
     best_step: u64,
     since_best: u64,
@@ -23,7 +25,7 @@ pub struct EarlyStopping {
 }
 
 impl EarlyStopping {
-    /// Stops when the metric has not got better for so many updates: 1 unless set by [`patience`](Self::patience).
+    /// Stops at the first update without an improvement; set [`patience`](Self::patience) for later ones.
     pub fn new(monitor: &str, mode: Mode) -> Self {
         Self {
             monitor: monitor.to_owned(),
@@ -32,6 +34,7 @@ impl EarlyStopping {
             patience_steps: None,
             min_delta: 0.0,
             min_steps: 0,
+            looks_from_min_steps: false,
             best: None,
             best_step: 0,
             since_best: 0,
@@ -39,15 +42,18 @@ impl EarlyStopping {
         }
     }
 
-    /// tf.estimator's `stop_if_no_increase_hook`: stops when a metric has not grown for so many training steps, but never
-    /// before `min_steps`.
+    /// tf.estimator's `stop_if_no_increase_hook`: stops when a metric has not grown for so many training steps. As there, what
+    /// comes before `min_steps` does not count, so that it stops at `min_steps + max_steps_without_increase` at the earliest.
     pub fn if_no_increase(monitor: &str, max_steps_without_increase: u64, min_steps: u64) -> Self {
-        let mut stop = Self::new(monitor, Mode::Max).min_steps(min_steps);
-        stop.patience_steps = Some(max_steps_without_increase);
-        stop
+        Self {
+            patience_steps: Some(max_steps_without_increase),
+            looks_from_min_steps: true,
+            ..Self::new(monitor, Mode::Max).min_steps(min_steps)
+        }
     }
 
-    /// How many updates without an improvement are borne.
+    /// After how many updates without an improvement, one after another, it stops, as Keras' `EarlyStopping` counts them; 0 is
+    /// the same as 1.
     #[must_use]
     pub fn patience(mut self, updates: u64) -> Self {
         self.patience = updates;
@@ -68,7 +74,7 @@ impl EarlyStopping {
         self
     }
 
-    /// Training steps before which it never stops.
+    /// Training steps before which it never stops. Improvements before them count, and so do updates without one.
     #[must_use]
     pub fn min_steps(mut self, steps: u64) -> Self {
         self.min_steps = steps;
@@ -81,6 +87,9 @@ impl EarlyStopping {
     /// [`NotFound`](crate::ErrorKind::NotFound) when the monitored metric is not among them.
     pub fn update(&mut self, metrics: &Metrics, step: u64) -> Result<&Self> {
         let value = metrics.get(&self.monitor)?;
+        if self.looks_from_min_steps && step < self.min_steps {
+            return Ok(self);
+        }
         let is_better = value.is_finite()
             && self.best.is_none_or(|best| match self.mode {
                 Mode::Min => value < best - self.min_delta,
@@ -132,10 +141,47 @@ mod tests {
         assert_eq!(finished_after(EarlyStopping::new("f1", Mode::Min).patience(1), &[0.3, 0.2, 0.25]), Some(2));
     }
 
+    /// `stop_if_no_metric_improvement_fn` of tensorflow_estimator, from its description: evaluations from `min_steps` on.
+    fn tf_estimator(values: &[f64], max_steps: u64, min_steps: u64) -> Option<usize> {
+        let mut best: Option<(f64, u64)> = None;
+        let mut counted = values.iter().enumerate().filter(|(index, _)| 100 * (*index as u64 + 1) >= min_steps);
+        counted.find_map(|(index, &value)| {
+            let step = 100 * (index as u64 + 1);
+            let (value, at) = best.filter(|(best, _)| value <= *best).unwrap_or((value, step));
+            best = Some((value, at));
+            (step - at >= max_steps).then_some(index)
+        })
+    }
+
     #[test]
-    fn no_increase_counts_training_steps() {
-        let stop = EarlyStopping::if_no_increase("f1", 300, 600);
-        assert_eq!(finished_after(stop, &[0.5, 0.4, 0.4, 0.4, 0.4, 0.4]), Some(5));
+    fn no_increase_counts_training_steps_as_tf_estimator_does() {
+        let early_peak = [0.9, 0.5, 0.4, 0.4, 0.4, 0.4, 0.6, 0.5, 0.5, 0.5, 0.5];
+        for (values, max_steps, min_steps, expected) in [
+            (&early_peak[..], 300, 600, Some(9)),
+            (&early_peak, 300, 0, Some(3)),
+            (&early_peak, 600, 300, None),
+            (&[0.4; 11], 500, 600, Some(10)),
+            (&[0.4; 10], 500, 600, None),
+        ] {
+            let stop = EarlyStopping::if_no_increase("f1", max_steps, min_steps);
+            assert_eq!(finished_after(stop, values), expected);
+            assert_eq!(tf_estimator(values, max_steps, min_steps), expected);
+        }
+    }
+
+    /// Where Keras 3 stops: `EarlyStopping(monitor="f1", mode="max", patience=.., min_delta=..)` on the same values.
+    #[test]
+    fn patience_is_that_of_keras() {
+        let values = [0.3, 0.5, 0.45, 0.5, 0.55, 0.54, 0.53, 0.56, 0.52, 0.52, 0.51];
+        let stop = |patience| EarlyStopping::new("f1", Mode::Max).patience(patience);
+        let found = [0, 1, 2, 3].map(|patience| finished_after(stop(patience), &values));
+        assert_eq!(found, [2, 2, 3, 10].map(Some));
+        let found = [1, 2, 3, 4].map(|patience| finished_after(stop(patience).min_delta(0.03), &values));
+        assert_eq!(found, [2, 3, 7, 8].map(Some));
+        // The same upside down.
+        let below: Vec<f64> = values.iter().map(|value| -value).collect();
+        let stop = EarlyStopping::new("f1", Mode::Min).patience(3).min_delta(0.03);
+        assert_eq!(finished_after(stop, &below), Some(7));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use dfdx::tensor_ops::{SumTo, TryStack};
 
 use crate::nn::variables::{self, Named, Shared, View};
 use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
+use crate::optim::config::{NOT_NEGATIVE, Rule};
 use crate::optim::{OptimizerConfig, gradient};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 
@@ -15,13 +16,16 @@ use crate::{Device, Error, ErrorKind, ModelError, ModelResult, Result};
 pub struct Optimizer<D: Device> {
     config: OptimizerConfig,
     learning_rate: f64,
+    /// What the schedule multiplies by, where the two learning rates do not tell.
+    factor: Option<f64>,
     moments: D::Moments,
     /// By the parameters' place in the network: how often each was updated, and by which rule.
     slots: Vec<Slot>,
     /// Of the updates since they were last taken.
     gradient_norms: Vec<Tensor<(), D>>,
-    /// For each parameter, whether the last update left its gradient zero.
+    /// For each parameter, whether the last update left its gradient zero; and where these gradients are.
     spent: Vec<bool>,
+    spent_at: usize,
     measures_norm: bool,
 }
 
@@ -49,10 +53,12 @@ impl<D: Device> Optimizer<D> {
         Self {
             config,
             learning_rate,
+            factor: None,
             moments: D::no_moments(),
             slots: Vec::new(),
             gradient_norms: Vec::new(),
             spent: Vec::new(),
+            spent_at: 0,
             measures_norm: false,
         }
     }
@@ -64,7 +70,22 @@ impl<D: Device> Optimizer<D> {
 
     /// Sets the learning rate of the next updates; those of groups are scaled by the same factor.
     pub fn set_learning_rate(&mut self, learning_rate: f64) {
-        self.learning_rate = learning_rate;
+        (self.learning_rate, self.factor) = (learning_rate, None);
+    }
+
+    /// The same by a schedule's factor, which groups follow also where the common learning rate is 0.
+    pub(crate) fn schedule(&mut self, learning_rate: f64, factor: f64) {
+        (self.learning_rate, self.factor) = (learning_rate, Some(factor));
+    }
+
+    /// Whether an update can be made with these settings and this learning rate.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.config.check()?;
+        if self.learning_rate.is_finite() && self.learning_rate >= 0.0 {
+            return Ok(());
+        }
+        let message = format!("learning rate: found {}, expected {NOT_NEGATIVE}", self.learning_rate);
+        Err(Error::new(ErrorKind::InvalidArgument, message))
     }
 
     /// Updates every trainable parameter whose name starts with `scope`, all without one. A parameter that the loss did not
@@ -72,18 +93,20 @@ impl<D: Device> Optimizer<D> {
     /// are zero afterwards.
     ///
     /// # Errors
-    /// Those of the device.
+    /// [`ErrorKind::InvalidArgument`] for a learning rate or another setting that is not finite or negative; those of the device.
     pub fn update<N: Network<D>>(
         &mut self,
         net: &mut N,
         gradients: &mut Gradients<D>,
         scope: Option<&str>,
     ) -> ModelResult<()> {
+        self.check()?;
         self.clip(net, gradients, scope)?;
-        let Self { config, learning_rate, moments, slots, spent, .. } = self;
+        self.spent_at = std::ptr::from_ref(&*gradients).addr();
+        let Self { config, learning_rate, factor, moments, slots, spent, .. } = self;
         spent.clear();
         let factor = match config.learning_rate() {
-            0.0 => 1.0,
+            0.0 => factor.unwrap_or(1.0),
             base => *learning_rate / base,
         };
         let mut index = 0;
@@ -99,9 +122,13 @@ impl<D: Device> Optimizer<D> {
             if !parameter.is_trainable() || slot.is_frozen || scope.is_some_and(|scope| !name.starts_with(scope)) {
                 return Ok(());
             }
-            slot.updates += 1;
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
+            // FTRL divides by the rate; the smaller it is, the less it moves.
+            if rate == 0.0 && matches!(rule, Rule::Ftrl(_)) {
+                return Ok(());
+            }
+            slot.updates += 1;
             if slot.decays {
                 D::update(slot.updates, rule, rate, parameter, gradients, moments, &mut pending)?;
             } else {
@@ -120,9 +147,11 @@ impl<D: Device> Optimizer<D> {
         if self.config.is_frozen(name) { 0 } else { self.config.rule(self.config.rule_of(name)).moments().len() }
     }
 
-    /// For each parameter, whether the last update left its gradient zero; empty if there was none since the last call.
-    pub(crate) fn take_spent(&mut self) -> Vec<bool> {
-        std::mem::take(&mut self.spent)
+    /// For each parameter, whether the last update left its gradient among these zero; empty if there was none since the last
+    /// call, or one with other gradients.
+    pub(crate) fn take_spent(&mut self, gradients: &Gradients<D>) -> Vec<bool> {
+        let spent = std::mem::take(&mut self.spent);
+        if self.spent_at == std::ptr::from_ref(gradients).addr() { spent } else { Vec::new() }
     }
 
     /// Measures the norms of the gradients in the next updates, also without clipping.
@@ -138,7 +167,8 @@ impl<D: Device> Optimizer<D> {
 
     /// Clips the gradients that an update will use, without reading anything from the device.
     fn clip<N: Network<D>>(&mut self, net: &N, gradients: &mut Gradients<D>, scope: Option<&str>) -> ModelResult<()> {
-        let (clip_value, clip_norm) = (limit(self.config.clip_value, "value")?, limit(self.config.clip_norm, "norm")?);
+        let [clip_value, clip_norm] =
+            [self.config.clip_value, self.config.clip_norm].map(|limit| limit.map(|limit| limit as f32));
         let measures_norm = self.measures_norm || clip_norm.is_some();
         if clip_value.is_none() && !measures_norm {
             return Ok(());
@@ -264,16 +294,6 @@ impl<D: Device> Optimizer<D> {
         }
         (self.slots, self.moments) = (slots, restored);
         Ok(())
-    }
-}
-
-fn limit(setting: Option<f64>, what: &str) -> Result<Option<f32>> {
-    match setting {
-        Some(limit) if limit.is_nan() || limit <= 0.0 => {
-            let message = format!("clip_{what}: found {limit}, expected a positive number");
-            Err(Error::new(ErrorKind::InvalidArgument, message))
-        }
-        limit => Ok(limit.map(|limit| limit as f32)),
     }
 }
 

@@ -73,13 +73,14 @@ pub enum Schedule {
         /// Steps in a cycle.
         cycle: u64,
     },
-    /// `sqrt(steps / max(step, steps))`: after a warm-up of the same length, the schedule of the transformer (Vaswani et al.
-    /// 2017).
+    /// `sqrt(steps / (steps + step))`. After a [warm-up](Self::after_warm_up) of the same length that is `sqrt(steps / step)` by
+    /// the run's steps: the schedule of the transformer (Vaswani et al. 2017).
     InverseSquareRoot {
-        /// Steps until the decay begins.
+        /// How slow the decay is: after three times as many steps half is left.
         steps: u64,
     },
-    /// Linear from 0 over `steps` steps, in front of another schedule, which begins at its own step 0 afterwards.
+    /// `(step + 1) / steps` for so many steps, so that the first one moves and the last one has the base already; then another
+    /// schedule, from its own step 0 on.
     WarmUp {
         /// The length of the warm-up.
         steps: u64,
@@ -123,7 +124,10 @@ impl Schedule {
                 }
             }
             Self::Cyclic { cycle } => cosine(share(step % (*cycle).max(1), *cycle)),
-            Self::InverseSquareRoot { steps } => share((*steps).max(1), step.max(*steps)).sqrt(),
+            Self::InverseSquareRoot { steps } => {
+                let steps = (*steps).max(1) as f64;
+                (steps / (steps + step as f64)).sqrt()
+            }
             Self::WarmUp { steps, .. } if step < *steps => share(step + 1, *steps),
             Self::WarmUp { steps, then } => then.factor(step - steps),
         }
@@ -192,7 +196,11 @@ mod tests {
         near(&one_cycle, 40, 1.0);
         near(&one_cycle, 70, 0.5);
         near(&one_cycle, 200, 0.0);
-        near(&Schedule::InverseSquareRoot { steps: 100 }, 400, 0.5);
+        near(&Schedule::InverseSquareRoot { steps: 100 }, 0, 1.0);
+        near(&Schedule::InverseSquareRoot { steps: 100 }, 300, 0.5);
+        // Half of the peak at four times the warm-up, as the transformer's.
+        near(&Schedule::InverseSquareRoot { steps: 100 }.after_warm_up(100), 400, 0.5);
+        assert!(Schedule::InverseSquareRoot { steps: 0 }.factor(u64::MAX).is_finite());
         let warm = Schedule::Exponential { rate: 0.5 }.after_warm_up(4);
         near(&warm, 0, 0.25);
         near(&warm, 3, 1.0);
