@@ -125,7 +125,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.logs.note(self.global_step, || format!("restored: {which:?}"));
         if let Some(fault) = passed_over {
             let step = self.global_step;
-            self.progress.remark(&format!("warning: step {step} is restored, a damaged checkpoint is passed over: {fault}"));
+            self.progress
+                .remark(&format!("warning: step {step} is restored, a damaged checkpoint is passed over: {fault}"));
             self.logs.note(step, || format!("warning: a damaged checkpoint is passed over: {fault}"));
         }
         Ok(self)

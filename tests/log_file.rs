@@ -129,7 +129,8 @@ fn what_was_passed_over_and_how_long_the_data_took_are_lines() {
     let mut estimator = in_dir(dir.path()).log_file(true).resume_or_start().unwrap();
     estimator.setup(data()).unwrap();
     let said = lines(dir.path());
-    let find = |begin: &str| said.iter().find(|(_, text)| text.starts_with(begin)).unwrap_or_else(|| panic!("{said:?}"));
+    let find =
+        |begin: &str| said.iter().find(|(_, text)| text.starts_with(begin)).unwrap_or_else(|| panic!("{said:?}"));
     let (step, text) = find("warning: a damaged checkpoint is passed over");
     assert!(*step == 3 && text.contains("model_iter-0000000005/model.safetensors: found 5 bytes"), "{text}");
     let (step, text) = find("went to batch 3 of epoch 1 in ");
