@@ -211,8 +211,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.logs.flush();
         if let Err(error) = result.and(flushed).and_then(|()| self.poll_save()) {
             self.logs.note(self.global_step, || format!("stopped: {error}"));
-            self.save_after(&error);
-            return Err(error);
+            return Err(self.save_after(error));
         }
         Ok(self)
     }
@@ -351,15 +350,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
     }
 
-    /// Saves what a failed verb leaves, if that was asked for and the weights are sound.
-    fn save_after(&mut self, error: &Error) {
+    /// Saves what a failed verb leaves, if that was asked for and the weights are sound; says so if that failed as well.
+    fn save_after(&mut self, error: Error) -> Error {
         use ErrorKind::{Data, Interrupted, Model, OutOfMemory};
         let is_sound = matches!(error.kind(), Data | Model | Interrupted | OutOfMemory) && !self.is_half_updated;
-        if self.options.save_on_error
-            && is_sound
-            && let Err(second) = self.save_ckpt()
-        {
-            log::error!("cannot save after \"{error}\": {second}");
+        if !self.options.save_on_error || !is_sound {
+            return error;
+        }
+        match self.save_ckpt() {
+            Ok(_) => error,
+            Err(second) => error.at(format_args!("what this leaves is not saved ({second})")),
         }
     }
 

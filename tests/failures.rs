@@ -348,6 +348,22 @@ fn what_a_failed_verb_leaves_is_saved_if_that_was_asked_for() {
 }
 
 #[test]
+fn a_failed_verb_whose_state_cannot_be_saved_says_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Fragile::default();
+    let due = model.due.clone();
+    let mut estimator = builder(model, dir.path()).save_on_error(true).build().unwrap();
+    estimator.setup(Inputs::train(train_data())).unwrap().train_steps(3).unwrap();
+    std::fs::rename(dir.path().join("checkpoints"), dir.path().join("elsewhere")).unwrap();
+    *due.lock().unwrap() = Some(("train", Fault::Fail));
+    let error = estimator.train().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    let message = error.to_string();
+    assert!(message.contains("not saved (") && message.contains("checkpoints was removed"), "{message}");
+    assert!(message.ends_with("step 4: it slipped"), "{message}");
+}
+
+#[test]
 fn data_without_a_batch_is_an_error_also_when_only_a_later_epoch_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let mut estimator = builder(Fragile::default(), dir.path()).build().unwrap();
