@@ -65,6 +65,8 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     /// the same step is of another branch.
     pub(crate) saved: Option<(u64, u64)>,
     pub(crate) last_save: Instant,
+    /// Whether the last step failed among its updates, so that the weights are of no step.
+    pub(crate) is_half_updated: bool,
     pub(crate) origin: Option<Saved>,
     /// Whether `setup` was told to go on with other data than the restored run's.
     pub(crate) takes_new_data: bool,
@@ -206,6 +208,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         self.gauges.restart();
+        self.is_half_updated = false;
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.set_message(loss_text(self.training_log.last_loss()));
@@ -213,8 +216,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.logs.flush();
         if let Err(error) = result.and(flushed).and_then(|()| self.poll_save()) {
             self.logs.note(self.global_step, || format!("stopped: {error}"));
-            self.save_after(&error);
-            return Err(error);
+            return Err(self.save_after(error));
         }
         Ok(self)
     }
@@ -305,6 +307,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
             // Nothing of this step is left for the next one.
             drop((self.optimizer.take_spent(&Gradients::leaky()), self.optimizer.take_gradient_norms()));
+            self.is_half_updated = updates;
             let place = if updates { ", while parameters were updated" } else { "" };
             error.at(format_args!("step {number}{place}"))
         })?;
@@ -354,15 +357,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
     }
 
-    /// Saves what a failed verb leaves, if that was asked for and the weights are sound.
-    fn save_after(&mut self, error: &Error) {
+    /// Saves what a failed verb leaves, if that was asked for and the weights are sound; says so if that failed as well.
+    fn save_after(&mut self, error: Error) -> Error {
         use ErrorKind::{Data, Interrupted, Model, OutOfMemory};
-        let is_sound = matches!(error.kind(), Data | Model | Interrupted | OutOfMemory);
-        if self.options.save_on_error
-            && is_sound
-            && let Err(second) = self.save_ckpt()
-        {
-            log::error!("cannot save after \"{error}\": {second}");
+        let is_sound = matches!(error.kind(), Data | Model | Interrupted | OutOfMemory) && !self.is_half_updated;
+        if !self.options.save_on_error || !is_sound {
+            return error;
+        }
+        match self.save_ckpt() {
+            Ok(_) => error,
+            Err(second) => error.at(format_args!("what this leaves is not saved ({second})")),
         }
     }
 

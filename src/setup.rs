@@ -77,6 +77,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             validated: (0, Metrics::new()),
             saved: None,
             last_save: Instant::now(),
+            is_half_updated: false,
             origin: None,
             takes_new_data: false,
             kept: Vec::new(),

@@ -122,7 +122,8 @@ impl ModelFn for Fragile {
         scope: Option<&str>,
     ) -> ModelResult<()> {
         self.trip("update")?;
-        optimizer.update(net, gradients, scope)
+        optimizer.update(net, gradients, scope)?;
+        self.trip("after the update")
     }
 }
 
@@ -318,7 +319,7 @@ fn a_loss_that_is_not_finite_is_reported_with_its_step_and_never_the_best() {
 #[test]
 fn what_a_failed_verb_leaves_is_saved_if_that_was_asked_for() {
     for is_asked in [false, true] {
-        for place in ["train", "preprocess"] {
+        for place in ["train", "preprocess", "after the update"] {
             let dir = tempfile::tempdir().unwrap();
             let model = Fragile::default();
             let due = model.due.clone();
@@ -336,12 +337,30 @@ fn what_a_failed_verb_leaves_is_saved_if_that_was_asked_for() {
                 .iter()
                 .map(|i| i.step)
                 .collect();
-            assert_eq!(steps, if is_asked { vec![3] } else { vec![] }, "{place}");
-            if is_asked {
+            // What a failure among the updates leaves are weights of no step.
+            let is_saved = is_asked && place != "after the update";
+            assert_eq!(steps, if is_saved { vec![3] } else { vec![] }, "{place}");
+            if is_saved {
                 assert_eq!(Elistimator::<Fragile>::from_disk(dir.path()).unwrap().hashes().unwrap(), expected);
             }
         }
     }
+}
+
+#[test]
+fn a_failed_verb_whose_state_cannot_be_saved_says_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Fragile::default();
+    let due = model.due.clone();
+    let mut estimator = builder(model, dir.path()).save_on_error(true).build().unwrap();
+    estimator.setup(Inputs::train(train_data())).unwrap().train_steps(3).unwrap();
+    std::fs::rename(dir.path().join("checkpoints"), dir.path().join("elsewhere")).unwrap();
+    *due.lock().unwrap() = Some(("train", Fault::Fail));
+    let error = estimator.train().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    let message = error.to_string();
+    assert!(message.contains("not saved (") && message.contains("checkpoints was removed"), "{message}");
+    assert!(message.ends_with("step 4: it slipped"), "{message}");
 }
 
 #[test]

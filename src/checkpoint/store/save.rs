@@ -113,10 +113,8 @@ impl Store {
         match free {
             Some(free) if free < wanted => {
                 let message = format!(
-                    "{}: found room for {:.1} MB, expected {:.1} MB for {} of this model with its optimiser's state",
+                    "{}: found room for {free} bytes, expected {wanted} for {} of this model with its optimiser's state",
                     self.dir.display(),
-                    free as f64 / 1e6,
-                    wanted as f64 / 1e6,
                     if self.checkpoints.is_empty() { "two checkpoints" } else { "another checkpoint" }
                 );
                 Err(Error::new(ErrorKind::Io, message))
