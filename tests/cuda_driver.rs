@@ -12,12 +12,12 @@ use std::collections::BTreeMap;
 
 use cuda_host::{Log, numbers};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{PutTape, SplitTape, Tape, Trace};
+use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
-use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
+use elistimator::nn::backend::{Backend, Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
+    Activation, AvgPool2D, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
     MaxPool2D, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
 };
 use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
@@ -495,6 +495,78 @@ fn embeddings() {
     assert!(log.is_of_a_gpu() || launches == [4, 2], "{counts:?}");
 }
 
+/// Losses of a conditional random field, and all gradients.
+fn crf<D: Device>(lengths: &[usize], length: usize, count: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = Crf::new(&device, count).unwrap();
+    layer.transitions.set_values(&numbers(1, count * count)).unwrap();
+    layer.start.set_values(&numbers(2, count)).unwrap();
+    layer.end.set_values(&numbers(3, count)).unwrap();
+    let n = lengths.len() * length;
+    // Long sequences have large losses; tags after an end may be anything.
+    let tags = (0..n).map(|i| if i % length < lengths[i / length] { (7 * i + i * i) % count } else { usize::MAX });
+    let tags = tags.collect::<Vec<_>>();
+    let x = device.tensor_from_vec(numbers(4, n * count), (lengths.len(), length, count));
+    let untraced = layer.negative_log_likelihood(x.clone(), &tags, lengths).unwrap().as_vec();
+    let y = layer.negative_log_likelihood(x.leaky_trace(), &tags, lengths).unwrap();
+    let output = y.as_vec();
+    assert_eq!(output, untraced);
+    let gradients = weighted_sum(&device, y).backward();
+    let parameters = [&layer.transitions, &layer.start, &layer.end];
+    let mut all = vec![output, gradients.get(&x).as_vec()];
+    all.extend(parameters.map(|parameter| gradient(&gradients, parameter)));
+    all
+}
+
+#[test]
+fn conditional_random_fields() {
+    let Some(mut log) = double("conditional_random_fields") else { return };
+    // One tag; a sequence of one step, and of none; more tags than threads of a block; more sequences than chunks.
+    let many = (0..300).map(|i| i % 4).collect::<Vec<_>>();
+    for (lengths, length, count) in
+        [(&[6, 0, 1, 4][..], 6, 9), (&[2, 3], 3, 1), (&[400], 400, 5), (&[3, 2], 3, 301), (&many, 3, 4)]
+    {
+        let cpu = crf::<Cpu>(lengths, length, count);
+        let cuda = crf::<Cuda>(lengths, length, count);
+        let counts = log.counts();
+        if count == 1 {
+            // There is but one path.
+            assert_same_or_zero(cpu, cuda);
+        } else {
+            assert_same(cpu, cuda);
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["crf", "crf_backward", "crf_transitions", "crf_parameters"];
+        let launches = kernels.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [2, 1, 1, 1], "{counts:?}");
+    }
+}
+
+/// What one training step of a conditional random field asks of the device.
+#[test]
+fn a_step_of_a_conditional_random_field_is_few_launches() {
+    let Some(mut log) = double("a_step_of_a_conditional_random_field_is_few_launches") else { return };
+    let device = open::<Cuda>();
+    let layer = Crf::new(&device, 7).unwrap();
+    for length in [3, 30] {
+        let tags = vec![2; 4 * length];
+        let x = device.tensor_from_vec(numbers(1, 4 * length * 7), (4, length, 7));
+        log.counts();
+        let loss = layer.negative_log_likelihood(x.leaky_trace(), &tags, &[length, 1, 0, 2]).unwrap();
+        let gradients = Cuda::sum(loss).unwrap().backward();
+        let counts = log.counts();
+        drop(gradients);
+        if log.is_of_a_gpu() {
+            return;
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        // One forward, three backward, and the loss of one each way.
+        assert_eq!((of("launch"), of("gemm")), (6, 0), "{counts:?}");
+        // The lengths with the tags, and dfdx's 1 to start the backward pass from.
+        assert_eq!((of("h2d"), of("d2h"), of("d2d"), of("sync")), (2, 0, 0, 0), "{counts:?}");
+    }
+}
+
 #[derive(Clone, Copy)]
 struct RecurrentCase {
     cell: Cell,
@@ -676,6 +748,7 @@ fn operations_when_memory_is_reached_by_copies() {
         assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
     }
     assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
+    assert_same(crf::<Cpu>(&[3, 0, 2], 3, 5), crf::<Cuda>(&[3, 0, 2], 3, 5));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
     assert_same(bags::<Cpu>(5), bags::<Cuda>(5));
     assert_same(on_gradients::<Cpu>(70), on_gradients::<Cuda>(70));

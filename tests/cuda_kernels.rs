@@ -878,6 +878,115 @@ fn embeddings() {
     assert_close("dtable", &out[0].f32(), &want);
 }
 
+/// The negative log-likelihoods of a conditional random field by the scores of all paths. The parameters are transitions,
+/// starts and ends, one after another.
+fn all_paths(
+    emissions: &[f64],
+    parameters: &[f64],
+    tags: &[u32],
+    lengths: &[u32],
+    (length, count): (usize, usize),
+) -> Vec<f64> {
+    let (between, ends) = parameters.split_at(count * count);
+    let row = |row: usize| {
+        let (emissions, steps) = (&emissions[row * length * count..], lengths[row] as usize);
+        let score = |path: &dyn Fn(usize) -> usize| {
+            let emitted = (0..steps).map(|step| emissions[step * count + path(step)]).sum::<f64>();
+            let moved = (1..steps).map(|step| between[path(step - 1) * count + path(step)]).sum::<f64>();
+            emitted + moved + ends[path(0)] + ends[count + path(steps - 1)]
+        };
+        if steps == 0 {
+            return 0.0;
+        }
+        let paths = 0..count.pow(steps as u32);
+        let all = paths.map(|path| score(&|step| path / count.pow(step as u32) % count).exp()).sum::<f64>();
+        all.ln() - score(&|step| tags[row * length + step] as usize)
+    };
+    (0..lengths.len()).map(row).collect()
+}
+
+#[test]
+fn conditional_random_fields() {
+    let Some(mut host) = Host::start() else { return };
+    // Few tags; more than there are threads.
+    for (lengths, length, count) in [(vec![5u32, 0, 3, 1], 5usize, 3usize), (vec![2, 1, 2], 2, 37)] {
+        let batch = lengths.len();
+        let n = batch * length * count;
+        let (emissions, dloss) = (numbers(1, n), numbers(2, batch));
+        let parameters = numbers(3, count * count + 2 * count);
+        let (between, ends) = parameters.split_at(count * count);
+        // What comes after a sequence's end is no tag.
+        let tags = (0..batch * length).map(|i| {
+            let is_real = i % length < lengths[i / length] as usize;
+            if is_real { (7 * i + i * i) as u32 % count as u32 } else { u32::MAX }
+        });
+        let tags = tags.collect::<Vec<_>>();
+        let unset = |len: usize| vec![f32::NAN; len];
+        let (starts, ends) = ends.split_at(count);
+        let of_field =
+            [A::F32(&emissions), A::F32(between), A::F32(starts), A::F32(ends), A::U32(&lengths), A::U32(&tags)];
+        let field = |first: u64| {
+            struct_of(&std::array::from_fn::<_, 6, _>(|i| first + i as u64), &[length as u32, count as u32])
+        };
+        let (losses, alphas, offsets) = (unset(batch), unset(n), unset(batch * length));
+        let out = host.launch_with(
+            "crf",
+            (batch as u32, 1),
+            32,
+            &[A::F32(&losses), A::F32(&alphas), A::F32(&offsets), field(4)],
+            &of_field,
+        );
+        let loss =
+            |emissions: &[f64], parameters: &[f64]| all_paths(emissions, parameters, &tags, &lengths, (length, count));
+        assert_close("loss", &out[0].f32(), &loss(&wide(&emissions), &wide(&parameters)));
+
+        let (alphas, offsets) = (out[1].f32(), out[2].f32());
+        let arguments = [
+            A::F32(&vec![1.0; n]),
+            A::F32(&unset(2 * batch * count)),
+            A::F32(&unset(n)),
+            A::F32(&dloss),
+            A::F32(&alphas),
+            A::F32(&offsets),
+            field(7),
+        ];
+        let out = host.launch_with("crf_backward", (batch as u32, 1), 32, &arguments, &of_field);
+        let want = differences(&emissions, |emissions| dot(&loss(emissions, &wide(&parameters)), &dloss));
+        assert_close("demissions", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+
+        let (of_ends, after) = (out[1].f32(), out[2].f32());
+        let (rows_per_block, blocks) = (2, (parameters.len() as u32).div_ceil(64));
+        let chunks = batch.div_ceil(rows_per_block);
+        let arguments = [
+            A::F32(&unset(chunks * parameters.len())),
+            A::F32(&dloss),
+            A::F32(&alphas),
+            A::F32(&after),
+            A::F32(&of_ends),
+            field(6),
+            A::u32(batch as u32),
+            A::u32(rows_per_block as u32),
+        ];
+        let out = host.launch_with("crf_transitions", (blocks, chunks as u32), 64, &arguments, &of_field);
+        let partial = out[0].f32();
+        let arguments = [
+            A::F32(&vec![1.0; count * count]),
+            A::F32(&vec![2.0; count]),
+            A::F32(&vec![3.0; count]),
+            A::F32(&partial),
+            A::u32(count as u32),
+            A::u32(chunks as u32),
+        ];
+        let out = host.launch("crf_parameters", (blocks, 1), 64, &arguments);
+        let got = out[..3].iter().flat_map(|part| part.f32()).collect::<Vec<_>>();
+        let mut want = differences(&parameters, |parameters| dot(&loss(&wide(&emissions), parameters), &dloss));
+        for (i, want) in want.iter_mut().enumerate() {
+            *want += [1.0, 2.0, 3.0][usize::from(i >= count * count) + usize::from(i >= count * count + count)];
+        }
+        assert_close("dparameters", &got, &want);
+    }
+}
+
 /// The argument of the optimisers' kernels for these lengths, and the number of blocks; buffers are, for each tensor in
 /// turn, its parameter, gradient and two states.
 fn tensors(lengths: &[usize], block: usize) -> (A<'static>, u32) {

@@ -3,10 +3,10 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, embedding, linear, loss, normalization, pool, recurrent};
+use super::{convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent};
 use crate::ModelResult;
 use crate::nn::backend::{
-    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
+    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets, Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
@@ -113,5 +113,14 @@ impl Backend for Cuda {
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>> {
         recurrent::recurrent(x, directions, initial, recurrence)
+    }
+
+    fn crf<T: Tape<f32, Self>>(
+        emissions: Sequences<Self, T>,
+        transitions: Transitions<'_, Self>,
+        tags: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        crf::crf(emissions, transitions, tags, lengths)
     }
 }

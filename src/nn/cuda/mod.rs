@@ -7,6 +7,7 @@ mod backend;
 mod blas;
 mod context;
 mod convolution;
+mod crf;
 mod elementwise;
 mod embedding;
 mod gradient;

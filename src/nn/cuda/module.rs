@@ -19,12 +19,13 @@ const SOURCE: &str = concat!(
     include_str!("recurrent.cu"),
     include_str!("normalization.cu"),
     include_str!("embedding.cu"),
+    include_str!("crf.cu"),
     include_str!("optimizer.cu"),
     include_str!("gradient.cu"),
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 41] = [
+const KERNELS: [&str; 45] = [
     "probe",
     "activation",
     "activation_backward",
@@ -53,6 +54,10 @@ const KERNELS: [&str; 41] = [
     "embedding_backward",
     "bag_sums",
     "bag_sums_backward",
+    "crf",
+    "crf_backward",
+    "crf_transitions",
+    "crf_parameters",
     "lstm_step",
     "lstm_step_backward",
     "gru_step",
