@@ -15,10 +15,10 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
-use elistimator::nn::backend::{Backend, Cell, Direction, Recurrence, Targets};
+use elistimator::nn::backend::{Attention, Backend, Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
     Activation, AvgPool2D, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
-    MaxPool2D, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
+    MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
 };
 use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::{Device, DeviceSpec, ModelResult};
@@ -567,6 +567,97 @@ fn a_step_of_a_conditional_random_field_is_few_launches() {
     }
 }
 
+/// What attention gives, and the gradients of queries, keys and values.
+fn attention<D: Device>((queries, keys): (usize, usize), attention: &Attention<'_>) -> Vec<Vec<f32>> {
+    let (batch, size) = (3, 12);
+    let device = open::<D>();
+    let tensor = |seed, length| {
+        let values = numbers(seed, batch * length * size).iter().map(|x| 2.0 * x).collect::<Vec<_>>();
+        device.tensor_from_vec(values, (batch, length, size))
+    };
+    let (q, k, v) = (tensor(1, queries), tensor(2, keys), tensor(3, keys));
+    let untraced = D::attention(q.clone(), k.clone(), v.clone(), attention).unwrap().as_vec();
+    // Each with a tape of its own.
+    let y = D::attention(q.leaky_trace(), k.leaky_trace(), v.leaky_trace(), attention).unwrap();
+    let output = y.as_vec();
+    assert_eq!(output, untraced);
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let mut all = vec![output];
+    all.extend([q, k, v].map(|x| gradients.get(&x).as_vec()));
+    all
+}
+
+/// The same where one tensor is queries, keys and values.
+fn self_attention<D: Device>(heads: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let x: Tensor<_, D> = device.tensor_from_vec(numbers(1, 2 * 5 * 6), (2, 5, 6));
+    let (traced, tape) = x.leaky_trace().split_tape();
+    let attention = Attention { heads, lengths: None, causal: true, dropout: None };
+    let y = D::attention(traced.retaped(), traced.retaped(), traced.put_tape(tape), &attention).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradients.get(&x).as_vec()]
+}
+
+#[test]
+fn attentions() {
+    let Some(mut log) = double("attentions") else { return };
+    let dropout = Some((12_345, 1 << 30, 4.0 / 3.0));
+    // Fewer keys than threads of a block, and more; a sequence without keys; heads of one value.
+    for (shape, heads, lengths, causal, dropout) in [
+        ((5, 7), 3, Some(&[7, 0, 4][..]), false, None),
+        ((6, 6), 4, Some(&[2, 6, 5][..]), true, dropout),
+        ((4, 300), 1, None, false, dropout),
+        ((9, 3), 12, Some(&[3, 1, 2][..]), true, None),
+    ] {
+        let case = Attention { heads, lengths, causal, dropout };
+        let cpu = attention::<Cpu>(shape, &case);
+        assert_same(cpu, attention::<Cuda>(shape, &case));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["matrices", "attention_weights", "attention_weights_backward"];
+        let launches = kernels.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [3, 2, 1], "{counts:?}");
+        assert!(counts.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+    }
+    for heads in [1, 2, 3] {
+        assert_same(self_attention::<Cpu>(heads), self_attention::<Cuda>(heads));
+    }
+    // Without keys.
+    let device = open::<Cuda>();
+    let (x, none) = (device.tensor_from_vec(numbers(1, 12), (1, 2, 6)), device.tensor_from_vec(vec![], (1, 0, 6)));
+    let case = Attention { heads: 2, lengths: None, causal: false, dropout: None };
+    let y = Cuda::attention(x.leaky_trace(), none.clone().retaped(), none.retaped(), &case).unwrap();
+    assert_eq!(y.as_vec(), [0.0; 12]);
+    assert_eq!(weighted_sum(&device, flat(y)).backward().get(&x).as_vec(), [0.0; 12]);
+}
+
+#[test]
+fn a_step_of_attention_is_few_launches() {
+    let Some(mut log) = double("a_step_of_attention_is_few_launches") else { return };
+    let device = open::<Cuda>();
+    let layer = MultiHeadAttention::new(&device, 8, 4).unwrap().causal();
+    for batch in [2, 9] {
+        let x = device.tensor_from_vec(numbers(1, batch * 5 * 8), (batch, 5, 8));
+        log.counts();
+        let lengths = vec![3; batch];
+        let y = layer.forward((x.leaky_trace(), &lengths[..])).unwrap();
+        let gradients = Cuda::sum(flat(y)).unwrap().backward();
+        let counts = log.counts();
+        drop(gradients);
+        if log.is_of_a_gpu() {
+            return;
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["matrices", "attention_weights", "attention_weights_backward"];
+        assert_eq!(kernels.map(|name| of(&format!("launch {name}"))), [2, 1, 1], "{counts:?}");
+        // Two products forward and four backward; four layers with one and two; each with a bias and its sum, and the loss.
+        assert_eq!((of("gemm"), of("launch")), (6 + 4 * 3, 4 + 4 * 2 + 2), "{counts:?}");
+        // The lengths, and dfdx's 1 to start the backward pass from.
+        assert_eq!((of("h2d"), of("d2h"), of("d2d"), of("sync")), (2, 0, 0, 0), "{counts:?}");
+    }
+}
+
 #[derive(Clone, Copy)]
 struct RecurrentCase {
     cell: Cell,
@@ -748,6 +839,8 @@ fn operations_when_memory_is_reached_by_copies() {
         assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
     }
     assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
+    let case = Attention { heads: 3, lengths: Some(&[7, 0, 4]), causal: true, dropout: Some((5, 1 << 30, 1.5)) };
+    assert_same(attention::<Cpu>((5, 7), &case), attention::<Cuda>((5, 7), &case));
     assert_same(crf::<Cpu>(&[3, 0, 2], 3, 5), crf::<Cuda>(&[3, 0, 2], 3, 5));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
     assert_same(bags::<Cpu>(5), bags::<Cuda>(5));

@@ -987,6 +987,80 @@ fn conditional_random_fields() {
     }
 }
 
+#[test]
+fn weights_of_attention() {
+    let Some(mut host) = Host::start() else { return };
+    // More keys than threads.
+    let (batch, heads, queries, keys, scale) = (2usize, 3usize, 4usize, 45usize, 0.7f32);
+    let (rows, n) = (batch * heads * queries, batch * heads * queries * keys);
+    let scores = numbers(1, n).iter().map(|x| 5.0 * x).collect::<Vec<_>>();
+    let (key, threshold, factor) = (0x0123_4567_89ab_cdef_u64, 0x5000_0000u32, 1.5f32);
+    for (lengths, causal, has_dropout) in [(None, 0u32, false), (Some([45u32, 0]), 0, true), (Some([2, 40]), 1, true)] {
+        let end = |row: usize| {
+            let end = lengths.map_or(keys, |lengths| lengths[row / queries / heads] as usize);
+            if causal == 1 { end.min(row % queries + 1) } else { end }
+        };
+        let forward = |scores: &[f64]| {
+            let mut weights = vec![0.0; n];
+            for row in 0..rows {
+                let seen = row * keys..row * keys + end(row);
+                let total = scores[seen.clone()].iter().map(|x| (f64::from(scale) * x).exp()).sum::<f64>();
+                seen.for_each(|i| weights[i] = (f64::from(scale) * scores[i]).exp() / total);
+            }
+            weights
+        };
+        let kept = |i: usize| match RandomStream::bits(key, i as u64) < threshold {
+            _ if !has_dropout => 1.0,
+            true => 0.0,
+            false => f64::from(factor),
+        };
+        let drop = |weights: Vec<f64>| weights.iter().enumerate().map(|(i, w)| w * kept(i)).collect::<Vec<_>>();
+        // The lengths' pointer, then numbers.
+        let seen = |buffer: u64| {
+            let mut bytes = if lengths.is_some() { buffer } else { 0 }.to_ne_bytes().to_vec();
+            bytes.extend(key.to_ne_bytes());
+            let numbers = [heads as u32, queries as u32, keys as u32, causal, threshold, factor.to_bits()];
+            bytes.extend(cuda_host::ints(&numbers));
+            A::Struct(bytes, vec![0])
+        };
+        let further = [A::U32(lengths.as_ref().map_or(&[0, 0], |lengths| lengths))];
+        let unset = vec![f32::NAN; n];
+        let dropped = || if has_dropout { A::F32(&unset) } else { A::Null };
+        let number = u64::from(has_dropout);
+        let arguments = [A::F32(&scores), dropped(), A::f32(scale), seen(2 + number)];
+        let out = host.launch_with("attention_weights", (rows as u32, 1), 32, &arguments, &further);
+        let weights = out[0].f32();
+        assert_close("weights", &weights, &forward(&wide(&scores)));
+        if has_dropout {
+            assert_close("what is left", &out[1].f32(), &drop(forward(&wide(&scores))));
+        }
+        let dleft = numbers(2, n);
+        let arguments = [A::F32(&dleft), dropped(), A::F32(&weights), A::f32(scale), seen(3 + number)];
+        let out = host.launch_with("attention_weights_backward", (rows as u32, 1), 32, &arguments, &further);
+        let want = differences(&scores, |scores| dot(&drop(forward(scores)), &dleft));
+        assert_close("dscores", &out[0].f32(), &want);
+        if has_dropout {
+            assert_close("what is left", &out[1].f32(), &drop(forward(&wide(&scores))));
+        }
+    }
+}
+
+#[test]
+fn addresses_of_matrices() {
+    let Some(mut host) = Host::start() else { return };
+    let (heads, count) = (3, 6);
+    let [base, outer, inner] = [[1 << 40, 4096, 8], [100, 7, 1 << 33], [5, 1, 2]];
+    let sixes = [base, outer, inner].map(|three| [three[0], three[1], three[2], 0, 0, 0u64]);
+    let mut bytes = sixes.iter().flatten().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>();
+    bytes.extend(cuda_host::ints(&[3, heads, count, 0]));
+    let unset = vec![u32::MAX; 2 * 18];
+    let out = host.launch("matrices", (2, 1), 16, &[A::U32(&unset), A::Value(bytes)]);
+    let got = out[0].u32().chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32).collect::<Vec<_>>();
+    let want = (0..3usize)
+        .flat_map(|array| (0..6).map(move |i| base[array] + 4 * (outer[array] * (i / 3) + inner[array] * (i % 3))));
+    assert_eq!(got, want.collect::<Vec<_>>());
+}
+
 /// The argument of the optimisers' kernels for these lengths, and the number of blocks; buffers are, for each tensor in
 /// turn, its parameter, gradient and two states.
 fn tensors(lengths: &[usize], block: usize) -> (A<'static>, u32) {

@@ -340,4 +340,9 @@ int cublasSgemmStridedBatched(void *, int ta, int tb, int m, int n, int k, const
     multiply(ta, tb, m, n, k, *alpha, a + i * step_a, lda, b + i * step_b, ldb, *beta, c + i * step_c, ldc);
   return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
 }
+int cublasSgemmBatched(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *const *a, int lda,
+                       const float *const *b, int ldb, const float *beta, float *const *c, int ldc, int batch) {
+  for (int i = 0; i < batch; ++i) multiply(ta, tb, m, n, k, *alpha, a[i], lda, b[i], ldb, *beta, c[i], ldc);
+  return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
+}
 }

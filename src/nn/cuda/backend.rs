@@ -3,10 +3,11 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent};
+use super::{attention, convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent};
 use crate::ModelResult;
 use crate::nn::backend::{
-    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets, Transitions,
+    Attention, Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
+    Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
@@ -104,6 +105,15 @@ impl Backend for Cuda {
         epsilon: f32,
     ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
         normalization::layer_norm(x, weight, bias, epsilon)
+    }
+
+    fn attention<T: Tape<f32, Self>>(
+        queries: Sequences<Self, T>,
+        keys: Sequences<Self, T>,
+        values: Sequences<Self, T>,
+        attention: &Attention<'_>,
+    ) -> ModelResult<Sequences<Self, T>> {
+        attention::attention(queries, keys, values, attention)
     }
 
     fn recurrent<T: Tape<f32, Self>>(

@@ -3,6 +3,7 @@
 //! order with it, since both use the device's default stream.
 #![allow(unsafe_code)] // launching kernels and calling cuBLAS is unsafe: this folder alone does it, and says why it is sound
 
+mod attention;
 mod backend;
 mod blas;
 mod context;

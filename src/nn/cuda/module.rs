@@ -19,13 +19,14 @@ const SOURCE: &str = concat!(
     include_str!("recurrent.cu"),
     include_str!("normalization.cu"),
     include_str!("embedding.cu"),
+    include_str!("attention.cu"),
     include_str!("crf.cu"),
     include_str!("optimizer.cu"),
     include_str!("gradient.cu"),
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 45] = [
+const KERNELS: [&str; 48] = [
     "probe",
     "activation",
     "activation_backward",
@@ -54,6 +55,9 @@ const KERNELS: [&str; 45] = [
     "embedding_backward",
     "bag_sums",
     "bag_sums_backward",
+    "matrices",
+    "attention_weights",
+    "attention_weights_backward",
     "crf",
     "crf_backward",
     "crf_transitions",
