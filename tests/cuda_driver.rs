@@ -17,8 +17,9 @@ use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::{Attention, Backend, Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
-    MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
+    Activation, AvgPool2D, BatchNorm, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm,
+    Linear, Lstm, MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut,
+    sparse_cross_entropy,
 };
 use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::{Device, DeviceSpec, ModelResult};
@@ -658,6 +659,51 @@ fn a_step_of_attention_is_few_launches() {
     }
 }
 
+/// Outputs, running statistics and all gradients of batch normalisation, and what it gives in evaluation.
+fn batch_norm<D: Device>(batch: usize, channels: usize, pixels: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = BatchNorm::new(&device, channels).unwrap().epsilon(1e-3);
+    layer.weight.set_values(&numbers(5, channels)).unwrap();
+    layer.bias.set_values(&numbers(6, channels)).unwrap();
+    // Channels far from 0.
+    let values = numbers(1, batch * channels * pixels);
+    let values = values.iter().enumerate().map(|(i, x)| x + (i / pixels % channels % 5) as f32).collect::<Vec<_>>();
+    let x = device.tensor_from_vec(values, (batch, channels, pixels));
+    let y = layer.forward(x.leaky_trace()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let mut all = vec![output, gradients.get(&x).as_vec(), gradient(&gradients, &layer.bias)];
+    all.push(gradient(&gradients, &layer.weight));
+    all.push(layer.forward(x.clone()).unwrap().as_vec());
+
+    // With statistics that are given, there are gradients too.
+    let given = |seed| device.tensor_from_vec(numbers(seed, channels).iter().map(|x| x + 2.0).collect(), (channels,));
+    let statistics = Some((given(7), given(8)));
+    let (y, mean, variance) = D::batch_norm(x.leaky_trace(), &layer.weight, &layer.bias, 1e-3, statistics).unwrap();
+    all.extend([y.as_vec(), mean.as_vec(), variance.as_vec()]);
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    all.extend([gradients.get(&x).as_vec(), gradient(&gradients, &layer.weight), gradient(&gradients, &layer.bias)]);
+    all
+}
+
+#[test]
+fn batch_norms() {
+    let Some(mut log) = double("batch_norms") else { return };
+    // Rows without pixels; a channel in several parts; planes.
+    for (batch, channels, pixels) in [(7, 300, 1), (5, 2, 997), (3, 5, 6)] {
+        let cpu = batch_norm::<Cpu>(batch, channels, pixels);
+        assert_same(cpu, batch_norm::<Cuda>(batch, channels, pixels));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let forward = ["channel_moments", "channel_statistics", "batch_norm"];
+        let backward = ["batch_norm_sums", "batch_norm_parameters", "batch_norm_backward"];
+        let launches = forward.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [1, 1, 3], "{counts:?}");
+        let launches = backward.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [2, 2, 2], "{counts:?}");
+    }
+}
+
 #[derive(Clone, Copy)]
 struct RecurrentCase {
     cell: Cell,
@@ -841,6 +887,7 @@ fn operations_when_memory_is_reached_by_copies() {
     assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
     let case = Attention { heads: 3, lengths: Some(&[7, 0, 4]), causal: true, dropout: Some((5, 1 << 30, 1.5)) };
     assert_same(attention::<Cpu>((5, 7), &case), attention::<Cuda>((5, 7), &case));
+    assert_same(batch_norm::<Cpu>(5, 3, 7), batch_norm::<Cuda>(5, 3, 7));
     assert_same(crf::<Cpu>(&[3, 0, 2], 3, 5), crf::<Cuda>(&[3, 0, 2], 3, 5));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
     assert_same(bags::<Cpu>(5), bags::<Cuda>(5));

@@ -1061,6 +1061,125 @@ fn addresses_of_matrices() {
     assert_eq!(got, want.collect::<Vec<_>>());
 }
 
+#[test]
+fn batch_norm() {
+    let Some(mut host) = Host::start() else { return };
+    let (batch, channels, pixels, epsilon, per_block) = (5usize, 40usize, 7usize, 1e-2f32, 9u64);
+    let (n, count) = (batch * channels * pixels, batch * pixels);
+    let channel = |i: usize| i / pixels % channels;
+    // Channels far from 0, in parts that do not divide them.
+    let x = numbers(1, n).iter().enumerate().map(|(i, x)| x + channel(i) as f32).collect::<Vec<_>>();
+    let (gamma, beta, dy) = (numbers(2, channels), numbers(3, channels), numbers(4, n));
+    let parts = count.div_ceil(per_block as usize);
+    let planes = || A::Value(cuda_host::ints(&[batch as u32, channels as u32, pixels as u32]));
+    let (unset, of_parts) = (vec![f32::NAN; channels], vec![f32::NAN; 2 * channels * parts]);
+    let grid = (channels as u32, parts as u32);
+    let out = host.launch("channel_moments", grid, 16, &[A::F32(&of_parts), A::F32(&x), planes(), A::u64(per_block)]);
+    let partial = out[0].f32();
+    let arguments =
+        [A::F32(&unset), A::F32(&unset), A::F32(&partial), planes(), A::u64(per_block), A::u32(parts as u32)];
+    let out = host.launch("channel_statistics", (2, 1), 32, &arguments);
+    let of_batch = |x: &[f64]| {
+        let mean_of = |f: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            let mut means = vec![0.0; channels];
+            (0..n).for_each(|i| means[channel(i)] += f(i) / count as f64);
+            means
+        };
+        let mean = mean_of(&|i| x[i]);
+        let variance = mean_of(&|i| (x[i] - mean[channel(i)]).powi(2));
+        [mean, variance]
+    };
+    let (mean, variance) = (out[0].f32(), out[1].f32());
+    let [want_mean, want_variance] = of_batch(&wide(&x));
+    assert_close("mean", &mean, &want_mean);
+    assert_close("variance", &variance, &want_variance);
+
+    let forward = |x: &[f64], gamma: &[f64], beta: &[f64], [mean, variance]: &[Vec<f64>; 2]| {
+        let normal = |i: usize| (x[i] - mean[channel(i)]) / (variance[channel(i)] + f64::from(epsilon)).sqrt();
+        (0..n).map(|i| normal(i) * gamma[channel(i)] + beta[channel(i)]).collect::<Vec<_>>()
+    };
+    let blocks = (n.div_ceil(32) as u32, 1);
+    let out = host.launch(
+        "batch_norm",
+        blocks,
+        32,
+        &[
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&x),
+            A::F32(&mean),
+            A::F32(&variance),
+            A::F32(&gamma),
+            A::F32(&beta),
+            A::f32(epsilon),
+            planes(),
+            A::u64(n as u64),
+        ],
+    );
+    let statistics = [want_mean, want_variance];
+    assert_close("y", &out[0].f32(), &forward(&wide(&x), &wide(&gamma), &wide(&beta), &statistics));
+
+    let out = host.launch(
+        "batch_norm_sums",
+        grid,
+        16,
+        &[
+            A::F32(&of_parts),
+            A::F32(&dy),
+            A::F32(&x),
+            A::F32(&mean),
+            A::F32(&variance),
+            A::f32(epsilon),
+            planes(),
+            A::u64(per_block),
+        ],
+    );
+    let partial = out[0].f32();
+    let out = host.launch(
+        "batch_norm_parameters",
+        (2, 1),
+        32,
+        &[
+            A::F32(&vec![1.0; channels]),
+            A::F32(&vec![2.0; channels]),
+            A::F32(&vec![f32::NAN; 2 * channels]),
+            A::F32(&partial),
+            A::u32(channels as u32),
+            A::u32(parts as u32),
+        ],
+    );
+    let totals = out[2].f32();
+    let dgamma = differences(&gamma, |gamma| dot(&forward(&wide(&x), gamma, &wide(&beta), &statistics), &dy));
+    let dbeta = differences(&beta, |beta| dot(&forward(&wide(&x), &wide(&gamma), beta, &statistics), &dy));
+    assert_close("dgamma", &out[0].f32(), &dgamma.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    assert_close("dbeta", &out[1].f32(), &dbeta.iter().map(|g| 2.0 + g).collect::<Vec<_>>());
+
+    for is_given in [false, true] {
+        let out = host.launch(
+            "batch_norm_backward",
+            blocks,
+            32,
+            &[
+                A::F32(&vec![1.0; n]),
+                A::F32(&dy),
+                A::F32(&x),
+                A::F32(&mean),
+                A::F32(&variance),
+                A::F32(&gamma),
+                A::F32(&totals),
+                A::f32(epsilon),
+                A::f32(if is_given { 0.0 } else { 1.0 / count as f32 }),
+                planes(),
+                A::u64(n as u64),
+            ],
+        );
+        let want = differences(&x, |x| {
+            let of_x = if is_given { statistics.clone() } else { of_batch(x) };
+            dot(&forward(x, &wide(&gamma), &wide(&beta), &of_x), &dy)
+        });
+        assert_close("dx", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    }
+}
+
 /// The argument of the optimisers' kernels for these lengths, and the number of blocks; buffers are, for each tensor in
 /// turn, its parameter, gradient and two states.
 fn tensors(lengths: &[usize], block: usize) -> (A<'static>, u32) {

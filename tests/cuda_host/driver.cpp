@@ -66,6 +66,13 @@ KERNEL(sgd_update_f32, SgdConfig s, u64 count, float *parameter, float *velocity
   }
 }
 
+// As its axpy.cu has it: the running statistics of batch normalisation move by it.
+KERNEL(axpy_f32, u64 count, float *a, float alpha, const float *b, float beta) {
+  PHASE {
+    for (u64 i = element(); i < count; i += blockDim.x * gridDim.x) a[i] = a[i] * alpha + b[i] * beta;
+  }
+}
+
 // What is allocated, and from which pool.
 struct MemoryPool {
   size_t limit, used;

@@ -3,11 +3,13 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{attention, convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent};
+use super::{
+    attention, batch_norm, convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent,
+};
 use crate::ModelResult;
 use crate::nn::backend::{
-    Attention, Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
-    Transitions,
+    Attention, Backend, Convolution, Direction, Normalized, Pooling, Recurrence, RecurrentRun, Sequences, State,
+    Statistics, Targets, Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
@@ -105,6 +107,16 @@ impl Backend for Cuda {
         epsilon: f32,
     ) -> ModelResult<Tensor<(usize, usize), Self, T>> {
         normalization::layer_norm(x, weight, bias, epsilon)
+    }
+
+    fn batch_norm<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+        statistics: Option<Statistics<Self>>,
+    ) -> ModelResult<Normalized<Self, T>> {
+        batch_norm::batch_norm(x, weight, bias, epsilon, statistics)
     }
 
     fn attention<T: Tape<f32, Self>>(

@@ -5,6 +5,7 @@
 
 mod attention;
 mod backend;
+mod batch_norm;
 mod blas;
 mod context;
 mod convolution;

@@ -26,7 +26,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 48] = [
+const KERNELS: [&str; 54] = [
     "probe",
     "activation",
     "activation_backward",
@@ -55,6 +55,12 @@ const KERNELS: [&str; 48] = [
     "embedding_backward",
     "bag_sums",
     "bag_sums_backward",
+    "channel_moments",
+    "channel_statistics",
+    "batch_norm",
+    "batch_norm_sums",
+    "batch_norm_parameters",
+    "batch_norm_backward",
     "matrices",
     "attention_weights",
     "attention_weights_backward",
