@@ -21,7 +21,7 @@ use elistimator::nn::{
     Linear, Lstm, MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut,
     sparse_cross_entropy,
 };
-use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::{Device, DeviceSpec, ModelResult};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
@@ -346,7 +346,7 @@ fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
     before
 }
 
-fn rules() -> [OptimizerConfig; 10] {
+fn rules() -> [OptimizerConfig; 12] {
     [
         Sgd::new(0.1).into(),
         Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
@@ -358,6 +358,8 @@ fn rules() -> [OptimizerConfig; 10] {
         RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
         Adagrad::new(0.1).weight_decay(0.1).into(),
         Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
+        Lamb::new(0.01).into(),
+        Lamb::new(0.01).weight_decay(0.1).into(),
     ]
 }
 
@@ -372,6 +374,9 @@ fn updates() {
         let launches = launches.map(|(_, count)| count).sum::<usize>();
         let groups = if config == rules()[5] { 2 } else { 1 };
         assert!(log.is_of_a_gpu() || launches == 4 * groups, "{config:?}: {counts:?}");
+        let norms = ["launch lamb_moments", "launch lamb_ratios"].map(|name| counts.get(name).copied().unwrap_or(0));
+        let is_lamb = counts.contains_key("launch lamb_update");
+        assert!(log.is_of_a_gpu() || norms == [if is_lamb { 4 } else { 0 }; 2], "{config:?}: {counts:?}");
     }
 }
 

@@ -1266,6 +1266,61 @@ fn optimizers() {
 }
 
 #[test]
+fn lamb() {
+    let Some(mut host) = Host::start() else { return };
+    let lengths = [40, 1, 100, 3];
+    let values = lengths.iter().enumerate().map(|(k, n)| {
+        let of = |part: u64| numbers(10 * k as u64 + part, *n);
+        // The last tensor is zero: its ratio is 1.
+        let zero = if k == 3 { 0.0 } else { 1.0 };
+        let parameter = of(1).iter().map(|x| zero * x).collect();
+        [parameter, of(2), of(3), of(4).iter().map(|x| x.abs()).collect()]
+    });
+    let values = values.collect::<Vec<[Vec<f32>; 4]>>();
+    let (table, blocks) = tensors(&lengths, 32);
+    let (rate, b1, b2, epsilon, decay, step) = (0.05f64, 0.9f64, 0.99f64, 1e-3f64, 0.02f64, 3);
+    let (c1, c2) = (1.0 / (1.0 - b1.powi(step)), 1.0 / (1.0 - b2.powi(step)));
+    let numbers = [rate, b1, b2, epsilon, c1, c2, decay].map(|x| (x as f32).to_bits());
+    let rule = || A::Value(cuda_host::ints(&numbers));
+    // Sums in double precision are two places each.
+    let partial = vec![u32::MAX; 4 * blocks as usize];
+    let buffers = values.iter().flatten().map(|values| A::F32(values)).collect::<Vec<_>>();
+    // The tensors are numbered after the buffers of the arguments.
+    let table = |before: u64| match &table {
+        A::Struct(bytes, offsets) => {
+            let mut bytes = bytes.clone();
+            for at in offsets {
+                let at = *at as usize;
+                let number = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+                bytes[at..at + 8].copy_from_slice(&(number + before).to_ne_bytes());
+            }
+            A::Struct(bytes, offsets.clone())
+        }
+        _ => panic!("a table is a struct"),
+    };
+    let out = host.launch_with("lamb_moments", (blocks, 1), 32, &[table(1), rule(), A::U32(&partial)], &buffers);
+    let (partial, moved) = (out[0].u32(), out[1..].iter().map(|buffer| buffer.f32()).collect::<Vec<_>>());
+    let moved = moved.iter().map(|values| A::F32(values)).collect::<Vec<_>>();
+    let arguments = [table(2), A::U32(&partial), A::F32(&[f32::NAN; 4])];
+    let out = host.launch_with("lamb_ratios", (4, 1), 32, &arguments, &moved);
+    let ratios = out[1].f32();
+    let out = host.launch_with("lamb_update", (blocks, 1), 32, &[table(1), rule(), A::F32(&ratios)], &moved);
+    for (k, [p, g, m, v]) in values.iter().enumerate() {
+        let (p, g, m, v) = (wide(p), wide(g), wide(m), wide(v));
+        let m = m.iter().zip(&g).map(|(m, g)| b1 * m + (1.0 - b1) * g).collect::<Vec<_>>();
+        let v = v.iter().zip(&g).map(|(v, g)| b2 * v + (1.0 - b2) * g * g).collect::<Vec<_>>();
+        let u = (0..p.len()).map(|i| m[i] * c1 / ((v[i] * c2).sqrt() + epsilon) + decay * p[i]).collect::<Vec<_>>();
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let ratio = if k == 3 { 1.0 } else { norm(&p) / norm(&u) };
+        let want = p.iter().zip(&u).map(|(p, u)| p - rate * ratio * u).collect::<Vec<_>>();
+        let [parameter, first, second] = [0, 2, 3].map(|part| out[1 + 4 * k + part].f32());
+        assert_close("parameter", &parameter, &want);
+        assert_close("first moment", &first, &m);
+        assert_close("second moment", &second, &v);
+    }
+}
+
+#[test]
 fn the_probe() {
     let Some(mut host) = Host::start() else { return };
     let out = host.launch("probe", (1, 1), 32, &[A::F32(&[1.0, -3.0]), A::u64(2)]);

@@ -26,7 +26,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 54] = [
+const KERNELS: [&str; 57] = [
     "probe",
     "activation",
     "activation_backward",
@@ -77,6 +77,9 @@ const KERNELS: [&str; 54] = [
     "rmsprop_update",
     "adagrad_update",
     "ftrl_update",
+    "lamb_moments",
+    "lamb_ratios",
+    "lamb_update",
     "clip_value",
     "square_sums",
     "scale",
