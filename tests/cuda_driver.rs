@@ -12,15 +12,16 @@ use std::collections::BTreeMap;
 
 use cuda_host::{Log, numbers};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{PutTape, SplitTape, Tape, Trace};
+use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
-use elistimator::nn::backend::{Cell, Direction, Recurrence, Targets};
+use elistimator::nn::backend::{Attention, Backend, Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
-    Activation, AvgPool2D, Conv2D, ConvBlock, Embedding, Gradients, Ids, Init, Layer, LayerNorm, Linear, Lstm,
-    MaxPool2D, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut, sparse_cross_entropy,
+    Activation, AvgPool2D, BatchNorm, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm,
+    Linear, Lstm, MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut,
+    sparse_cross_entropy,
 };
-use elistimator::optim::{Adagrad, Adam, Ftrl, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
 use elistimator::{Device, DeviceSpec, ModelResult};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
@@ -345,7 +346,7 @@ fn updated<D: Device>(config: &OptimizerConfig, keep: bool) -> Vec<Vec<f32>> {
     before
 }
 
-fn rules() -> [OptimizerConfig; 10] {
+fn rules() -> [OptimizerConfig; 12] {
     [
         Sgd::new(0.1).into(),
         Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
@@ -357,6 +358,8 @@ fn rules() -> [OptimizerConfig; 10] {
         RmsProp::new(0.01).momentum(0.5).weight_decay(0.1).into(),
         Adagrad::new(0.1).weight_decay(0.1).into(),
         Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
+        Lamb::new(0.01).into(),
+        Lamb::new(0.01).weight_decay(0.1).into(),
     ]
 }
 
@@ -371,6 +374,9 @@ fn updates() {
         let launches = launches.map(|(_, count)| count).sum::<usize>();
         let groups = if config == rules()[5] { 2 } else { 1 };
         assert!(log.is_of_a_gpu() || launches == 4 * groups, "{config:?}: {counts:?}");
+        let norms = ["launch lamb_moments", "launch lamb_ratios"].map(|name| counts.get(name).copied().unwrap_or(0));
+        let is_lamb = counts.contains_key("launch lamb_update");
+        assert!(log.is_of_a_gpu() || norms == [if is_lamb { 4 } else { 0 }; 2], "{config:?}: {counts:?}");
     }
 }
 
@@ -493,6 +499,214 @@ fn embeddings() {
     let of = |what: &str| counts.get(what).copied().unwrap_or(0);
     let launches = ["embedding", "embedding_backward"].map(|name| of(&format!("launch {name}")));
     assert!(log.is_of_a_gpu() || launches == [4, 2], "{counts:?}");
+}
+
+/// Losses of a conditional random field, and all gradients.
+fn crf<D: Device>(lengths: &[usize], length: usize, count: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = Crf::new(&device, count).unwrap();
+    layer.transitions.set_values(&numbers(1, count * count)).unwrap();
+    layer.start.set_values(&numbers(2, count)).unwrap();
+    layer.end.set_values(&numbers(3, count)).unwrap();
+    let n = lengths.len() * length;
+    // Long sequences have large losses; tags after an end may be anything.
+    let tags = (0..n).map(|i| if i % length < lengths[i / length] { (7 * i + i * i) % count } else { usize::MAX });
+    let tags = tags.collect::<Vec<_>>();
+    let x = device.tensor_from_vec(numbers(4, n * count), (lengths.len(), length, count));
+    let untraced = layer.negative_log_likelihood(x.clone(), &tags, lengths).unwrap().as_vec();
+    let y = layer.negative_log_likelihood(x.leaky_trace(), &tags, lengths).unwrap();
+    let output = y.as_vec();
+    assert_eq!(output, untraced);
+    let gradients = weighted_sum(&device, y).backward();
+    let parameters = [&layer.transitions, &layer.start, &layer.end];
+    let mut all = vec![output, gradients.get(&x).as_vec()];
+    all.extend(parameters.map(|parameter| gradient(&gradients, parameter)));
+    all
+}
+
+#[test]
+fn conditional_random_fields() {
+    let Some(mut log) = double("conditional_random_fields") else { return };
+    // One tag; a sequence of one step, and of none; more tags than threads of a block; more sequences than chunks.
+    let many = (0..300).map(|i| i % 4).collect::<Vec<_>>();
+    for (lengths, length, count) in
+        [(&[6, 0, 1, 4][..], 6, 9), (&[2, 3], 3, 1), (&[400], 400, 5), (&[3, 2], 3, 301), (&many, 3, 4)]
+    {
+        let cpu = crf::<Cpu>(lengths, length, count);
+        let cuda = crf::<Cuda>(lengths, length, count);
+        let counts = log.counts();
+        if count == 1 {
+            // There is but one path.
+            assert_same_or_zero(cpu, cuda);
+        } else {
+            assert_same(cpu, cuda);
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["crf", "crf_backward", "crf_transitions", "crf_parameters"];
+        let launches = kernels.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [2, 1, 1, 1], "{counts:?}");
+    }
+}
+
+/// What one training step of a conditional random field asks of the device.
+#[test]
+fn a_step_of_a_conditional_random_field_is_few_launches() {
+    let Some(mut log) = double("a_step_of_a_conditional_random_field_is_few_launches") else { return };
+    let device = open::<Cuda>();
+    let layer = Crf::new(&device, 7).unwrap();
+    for length in [3, 30] {
+        let tags = vec![2; 4 * length];
+        let x = device.tensor_from_vec(numbers(1, 4 * length * 7), (4, length, 7));
+        log.counts();
+        let loss = layer.negative_log_likelihood(x.leaky_trace(), &tags, &[length, 1, 0, 2]).unwrap();
+        let gradients = Cuda::sum(loss).unwrap().backward();
+        let counts = log.counts();
+        drop(gradients);
+        if log.is_of_a_gpu() {
+            return;
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        // One forward, three backward, and the loss of one each way.
+        assert_eq!((of("launch"), of("gemm")), (6, 0), "{counts:?}");
+        // The lengths with the tags, and dfdx's 1 to start the backward pass from.
+        assert_eq!((of("h2d"), of("d2h"), of("d2d"), of("sync")), (2, 0, 0, 0), "{counts:?}");
+    }
+}
+
+/// What attention gives, and the gradients of queries, keys and values.
+fn attention<D: Device>((queries, keys): (usize, usize), attention: &Attention<'_>) -> Vec<Vec<f32>> {
+    let (batch, size) = (3, 12);
+    let device = open::<D>();
+    let tensor = |seed, length| {
+        let values = numbers(seed, batch * length * size).iter().map(|x| 2.0 * x).collect::<Vec<_>>();
+        device.tensor_from_vec(values, (batch, length, size))
+    };
+    let (q, k, v) = (tensor(1, queries), tensor(2, keys), tensor(3, keys));
+    let untraced = D::attention(q.clone(), k.clone(), v.clone(), attention).unwrap().as_vec();
+    // Each with a tape of its own.
+    let y = D::attention(q.leaky_trace(), k.leaky_trace(), v.leaky_trace(), attention).unwrap();
+    let output = y.as_vec();
+    assert_eq!(output, untraced);
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let mut all = vec![output];
+    all.extend([q, k, v].map(|x| gradients.get(&x).as_vec()));
+    all
+}
+
+/// The same where one tensor is queries, keys and values.
+fn self_attention<D: Device>(heads: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let x: Tensor<_, D> = device.tensor_from_vec(numbers(1, 2 * 5 * 6), (2, 5, 6));
+    let (traced, tape) = x.leaky_trace().split_tape();
+    let attention = Attention { heads, lengths: None, causal: true, dropout: None };
+    let y = D::attention(traced.retaped(), traced.retaped(), traced.put_tape(tape), &attention).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradients.get(&x).as_vec()]
+}
+
+#[test]
+fn attentions() {
+    let Some(mut log) = double("attentions") else { return };
+    let dropout = Some((12_345, 1 << 30, 4.0 / 3.0));
+    // Fewer keys than threads of a block, and more; a sequence without keys; heads of one value.
+    for (shape, heads, lengths, causal, dropout) in [
+        ((5, 7), 3, Some(&[7, 0, 4][..]), false, None),
+        ((6, 6), 4, Some(&[2, 6, 5][..]), true, dropout),
+        ((4, 300), 1, None, false, dropout),
+        ((9, 3), 12, Some(&[3, 1, 2][..]), true, None),
+    ] {
+        let case = Attention { heads, lengths, causal, dropout };
+        let cpu = attention::<Cpu>(shape, &case);
+        assert_same(cpu, attention::<Cuda>(shape, &case));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["matrices", "attention_weights", "attention_weights_backward"];
+        let launches = kernels.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [3, 2, 1], "{counts:?}");
+        assert!(counts.keys().all(|what| !what.ends_with("(not run)")), "a kernel that the double does not know");
+    }
+    for heads in [1, 2, 3] {
+        assert_same(self_attention::<Cpu>(heads), self_attention::<Cuda>(heads));
+    }
+    // Without keys.
+    let device = open::<Cuda>();
+    let (x, none) = (device.tensor_from_vec(numbers(1, 12), (1, 2, 6)), device.tensor_from_vec(vec![], (1, 0, 6)));
+    let case = Attention { heads: 2, lengths: None, causal: false, dropout: None };
+    let y = Cuda::attention(x.leaky_trace(), none.clone().retaped(), none.retaped(), &case).unwrap();
+    assert_eq!(y.as_vec(), [0.0; 12]);
+    assert_eq!(weighted_sum(&device, flat(y)).backward().get(&x).as_vec(), [0.0; 12]);
+}
+
+#[test]
+fn a_step_of_attention_is_few_launches() {
+    let Some(mut log) = double("a_step_of_attention_is_few_launches") else { return };
+    let device = open::<Cuda>();
+    let layer = MultiHeadAttention::new(&device, 8, 4).unwrap().causal();
+    for batch in [2, 9] {
+        let x = device.tensor_from_vec(numbers(1, batch * 5 * 8), (batch, 5, 8));
+        log.counts();
+        let lengths = vec![3; batch];
+        let y = layer.forward((x.leaky_trace(), &lengths[..])).unwrap();
+        let gradients = Cuda::sum(flat(y)).unwrap().backward();
+        let counts = log.counts();
+        drop(gradients);
+        if log.is_of_a_gpu() {
+            return;
+        }
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let kernels = ["matrices", "attention_weights", "attention_weights_backward"];
+        assert_eq!(kernels.map(|name| of(&format!("launch {name}"))), [2, 1, 1], "{counts:?}");
+        // Two products forward and four backward; four layers with one and two; each with a bias and its sum, and the loss.
+        assert_eq!((of("gemm"), of("launch")), (6 + 4 * 3, 4 + 4 * 2 + 2), "{counts:?}");
+        // The lengths, and dfdx's 1 to start the backward pass from.
+        assert_eq!((of("h2d"), of("d2h"), of("d2d"), of("sync")), (2, 0, 0, 0), "{counts:?}");
+    }
+}
+
+/// Outputs, running statistics and all gradients of batch normalisation, and what it gives in evaluation.
+fn batch_norm<D: Device>(batch: usize, channels: usize, pixels: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let mut layer = BatchNorm::new(&device, channels).unwrap().epsilon(1e-3);
+    layer.weight.set_values(&numbers(5, channels)).unwrap();
+    layer.bias.set_values(&numbers(6, channels)).unwrap();
+    // Channels far from 0.
+    let values = numbers(1, batch * channels * pixels);
+    let values = values.iter().enumerate().map(|(i, x)| x + (i / pixels % channels % 5) as f32).collect::<Vec<_>>();
+    let x = device.tensor_from_vec(values, (batch, channels, pixels));
+    let y = layer.forward(x.leaky_trace()).unwrap();
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let mut all = vec![output, gradients.get(&x).as_vec(), gradient(&gradients, &layer.bias)];
+    all.push(gradient(&gradients, &layer.weight));
+    all.push(layer.forward(x.clone()).unwrap().as_vec());
+
+    // With statistics that are given, there are gradients too.
+    let given = |seed| device.tensor_from_vec(numbers(seed, channels).iter().map(|x| x + 2.0).collect(), (channels,));
+    let statistics = Some((given(7), given(8)));
+    let (y, mean, variance) = D::batch_norm(x.leaky_trace(), &layer.weight, &layer.bias, 1e-3, statistics).unwrap();
+    all.extend([y.as_vec(), mean.as_vec(), variance.as_vec()]);
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    all.extend([gradients.get(&x).as_vec(), gradient(&gradients, &layer.weight), gradient(&gradients, &layer.bias)]);
+    all
+}
+
+#[test]
+fn batch_norms() {
+    let Some(mut log) = double("batch_norms") else { return };
+    // Rows without pixels; a channel in several parts; planes.
+    for (batch, channels, pixels) in [(7, 300, 1), (5, 2, 997), (3, 5, 6)] {
+        let cpu = batch_norm::<Cpu>(batch, channels, pixels);
+        assert_same(cpu, batch_norm::<Cuda>(batch, channels, pixels));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let forward = ["channel_moments", "channel_statistics", "batch_norm"];
+        let backward = ["batch_norm_sums", "batch_norm_parameters", "batch_norm_backward"];
+        let launches = forward.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [1, 1, 3], "{counts:?}");
+        let launches = backward.map(|name| of(&format!("launch {name}")));
+        assert!(log.is_of_a_gpu() || launches == [2, 2, 2], "{counts:?}");
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -676,6 +890,10 @@ fn operations_when_memory_is_reached_by_copies() {
         assert_same_or_zero(recurrent::<Cpu>(case, true), recurrent::<Cuda>(case, true));
     }
     assert_same(layer_norm::<Cpu>((7, 40)), layer_norm::<Cuda>((7, 40)));
+    let case = Attention { heads: 3, lengths: Some(&[7, 0, 4]), causal: true, dropout: Some((5, 1 << 30, 1.5)) };
+    assert_same(attention::<Cpu>((5, 7), &case), attention::<Cuda>((5, 7), &case));
+    assert_same(batch_norm::<Cpu>(5, 3, 7), batch_norm::<Cuda>(5, 3, 7));
+    assert_same(crf::<Cpu>(&[3, 0, 2], 3, 5), crf::<Cuda>(&[3, 0, 2], 3, 5));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
     assert_same(bags::<Cpu>(5), bags::<Cuda>(5));
     assert_same(on_gradients::<Cpu>(70), on_gradients::<Cuda>(70));

@@ -878,6 +878,308 @@ fn embeddings() {
     assert_close("dtable", &out[0].f32(), &want);
 }
 
+/// The negative log-likelihoods of a conditional random field by the scores of all paths. The parameters are transitions,
+/// starts and ends, one after another.
+fn all_paths(
+    emissions: &[f64],
+    parameters: &[f64],
+    tags: &[u32],
+    lengths: &[u32],
+    (length, count): (usize, usize),
+) -> Vec<f64> {
+    let (between, ends) = parameters.split_at(count * count);
+    let row = |row: usize| {
+        let (emissions, steps) = (&emissions[row * length * count..], lengths[row] as usize);
+        let score = |path: &dyn Fn(usize) -> usize| {
+            let emitted = (0..steps).map(|step| emissions[step * count + path(step)]).sum::<f64>();
+            let moved = (1..steps).map(|step| between[path(step - 1) * count + path(step)]).sum::<f64>();
+            emitted + moved + ends[path(0)] + ends[count + path(steps - 1)]
+        };
+        if steps == 0 {
+            return 0.0;
+        }
+        let paths = 0..count.pow(steps as u32);
+        let all = paths.map(|path| score(&|step| path / count.pow(step as u32) % count).exp()).sum::<f64>();
+        all.ln() - score(&|step| tags[row * length + step] as usize)
+    };
+    (0..lengths.len()).map(row).collect()
+}
+
+#[test]
+fn conditional_random_fields() {
+    let Some(mut host) = Host::start() else { return };
+    // Few tags; more than there are threads.
+    for (lengths, length, count) in [(vec![5u32, 0, 3, 1], 5usize, 3usize), (vec![2, 1, 2], 2, 37)] {
+        let batch = lengths.len();
+        let n = batch * length * count;
+        let (emissions, dloss) = (numbers(1, n), numbers(2, batch));
+        let parameters = numbers(3, count * count + 2 * count);
+        let (between, ends) = parameters.split_at(count * count);
+        // What comes after a sequence's end is no tag.
+        let tags = (0..batch * length).map(|i| {
+            let is_real = i % length < lengths[i / length] as usize;
+            if is_real { (7 * i + i * i) as u32 % count as u32 } else { u32::MAX }
+        });
+        let tags = tags.collect::<Vec<_>>();
+        let unset = |len: usize| vec![f32::NAN; len];
+        let (starts, ends) = ends.split_at(count);
+        let of_field =
+            [A::F32(&emissions), A::F32(between), A::F32(starts), A::F32(ends), A::U32(&lengths), A::U32(&tags)];
+        let field = |first: u64| {
+            struct_of(&std::array::from_fn::<_, 6, _>(|i| first + i as u64), &[length as u32, count as u32])
+        };
+        let (losses, alphas, offsets) = (unset(batch), unset(n), unset(batch * length));
+        let out = host.launch_with(
+            "crf",
+            (batch as u32, 1),
+            32,
+            &[A::F32(&losses), A::F32(&alphas), A::F32(&offsets), field(4)],
+            &of_field,
+        );
+        let loss =
+            |emissions: &[f64], parameters: &[f64]| all_paths(emissions, parameters, &tags, &lengths, (length, count));
+        assert_close("loss", &out[0].f32(), &loss(&wide(&emissions), &wide(&parameters)));
+
+        let (alphas, offsets) = (out[1].f32(), out[2].f32());
+        let arguments = [
+            A::F32(&vec![1.0; n]),
+            A::F32(&unset(2 * batch * count)),
+            A::F32(&unset(n)),
+            A::F32(&dloss),
+            A::F32(&alphas),
+            A::F32(&offsets),
+            field(7),
+        ];
+        let out = host.launch_with("crf_backward", (batch as u32, 1), 32, &arguments, &of_field);
+        let want = differences(&emissions, |emissions| dot(&loss(emissions, &wide(&parameters)), &dloss));
+        assert_close("demissions", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+
+        let (of_ends, after) = (out[1].f32(), out[2].f32());
+        let (rows_per_block, blocks) = (2, (parameters.len() as u32).div_ceil(64));
+        let chunks = batch.div_ceil(rows_per_block);
+        let arguments = [
+            A::F32(&unset(chunks * parameters.len())),
+            A::F32(&dloss),
+            A::F32(&alphas),
+            A::F32(&after),
+            A::F32(&of_ends),
+            field(6),
+            A::u32(batch as u32),
+            A::u32(rows_per_block as u32),
+        ];
+        let out = host.launch_with("crf_transitions", (blocks, chunks as u32), 64, &arguments, &of_field);
+        let partial = out[0].f32();
+        let arguments = [
+            A::F32(&vec![1.0; count * count]),
+            A::F32(&vec![2.0; count]),
+            A::F32(&vec![3.0; count]),
+            A::F32(&partial),
+            A::u32(count as u32),
+            A::u32(chunks as u32),
+        ];
+        let out = host.launch("crf_parameters", (blocks, 1), 64, &arguments);
+        let got = out[..3].iter().flat_map(|part| part.f32()).collect::<Vec<_>>();
+        let mut want = differences(&parameters, |parameters| dot(&loss(&wide(&emissions), parameters), &dloss));
+        for (i, want) in want.iter_mut().enumerate() {
+            *want += [1.0, 2.0, 3.0][usize::from(i >= count * count) + usize::from(i >= count * count + count)];
+        }
+        assert_close("dparameters", &got, &want);
+    }
+}
+
+#[test]
+fn weights_of_attention() {
+    let Some(mut host) = Host::start() else { return };
+    // More keys than threads.
+    let (batch, heads, queries, keys, scale) = (2usize, 3usize, 4usize, 45usize, 0.7f32);
+    let (rows, n) = (batch * heads * queries, batch * heads * queries * keys);
+    let scores = numbers(1, n).iter().map(|x| 5.0 * x).collect::<Vec<_>>();
+    let (key, threshold, factor) = (0x0123_4567_89ab_cdef_u64, 0x5000_0000u32, 1.5f32);
+    for (lengths, causal, has_dropout) in [(None, 0u32, false), (Some([45u32, 0]), 0, true), (Some([2, 40]), 1, true)] {
+        let end = |row: usize| {
+            let end = lengths.map_or(keys, |lengths| lengths[row / queries / heads] as usize);
+            if causal == 1 { end.min(row % queries + 1) } else { end }
+        };
+        let forward = |scores: &[f64]| {
+            let mut weights = vec![0.0; n];
+            for row in 0..rows {
+                let seen = row * keys..row * keys + end(row);
+                let total = scores[seen.clone()].iter().map(|x| (f64::from(scale) * x).exp()).sum::<f64>();
+                seen.for_each(|i| weights[i] = (f64::from(scale) * scores[i]).exp() / total);
+            }
+            weights
+        };
+        let kept = |i: usize| match RandomStream::bits(key, i as u64) < threshold {
+            _ if !has_dropout => 1.0,
+            true => 0.0,
+            false => f64::from(factor),
+        };
+        let drop = |weights: Vec<f64>| weights.iter().enumerate().map(|(i, w)| w * kept(i)).collect::<Vec<_>>();
+        // The lengths' pointer, then numbers.
+        let seen = |buffer: u64| {
+            let mut bytes = if lengths.is_some() { buffer } else { 0 }.to_ne_bytes().to_vec();
+            bytes.extend(key.to_ne_bytes());
+            let numbers = [heads as u32, queries as u32, keys as u32, causal, threshold, factor.to_bits()];
+            bytes.extend(cuda_host::ints(&numbers));
+            A::Struct(bytes, vec![0])
+        };
+        let further = [A::U32(lengths.as_ref().map_or(&[0, 0], |lengths| lengths))];
+        let unset = vec![f32::NAN; n];
+        let dropped = || if has_dropout { A::F32(&unset) } else { A::Null };
+        let number = u64::from(has_dropout);
+        let arguments = [A::F32(&scores), dropped(), A::f32(scale), seen(2 + number)];
+        let out = host.launch_with("attention_weights", (rows as u32, 1), 32, &arguments, &further);
+        let weights = out[0].f32();
+        assert_close("weights", &weights, &forward(&wide(&scores)));
+        if has_dropout {
+            assert_close("what is left", &out[1].f32(), &drop(forward(&wide(&scores))));
+        }
+        let dleft = numbers(2, n);
+        let arguments = [A::F32(&dleft), dropped(), A::F32(&weights), A::f32(scale), seen(3 + number)];
+        let out = host.launch_with("attention_weights_backward", (rows as u32, 1), 32, &arguments, &further);
+        let want = differences(&scores, |scores| dot(&drop(forward(scores)), &dleft));
+        assert_close("dscores", &out[0].f32(), &want);
+        if has_dropout {
+            assert_close("what is left", &out[1].f32(), &drop(forward(&wide(&scores))));
+        }
+    }
+}
+
+#[test]
+fn addresses_of_matrices() {
+    let Some(mut host) = Host::start() else { return };
+    let (heads, count) = (3, 6);
+    let [base, outer, inner] = [[1 << 40, 4096, 8], [100, 7, 1 << 33], [5, 1, 2]];
+    let sixes = [base, outer, inner].map(|three| [three[0], three[1], three[2], 0, 0, 0u64]);
+    let mut bytes = sixes.iter().flatten().flat_map(|x| x.to_ne_bytes()).collect::<Vec<_>>();
+    bytes.extend(cuda_host::ints(&[3, heads, count, 0]));
+    let unset = vec![u32::MAX; 2 * 18];
+    let out = host.launch("matrices", (2, 1), 16, &[A::U32(&unset), A::Value(bytes)]);
+    let got = out[0].u32().chunks(2).map(|two| u64::from(two[0]) | u64::from(two[1]) << 32).collect::<Vec<_>>();
+    let want = (0..3usize)
+        .flat_map(|array| (0..6).map(move |i| base[array] + 4 * (outer[array] * (i / 3) + inner[array] * (i % 3))));
+    assert_eq!(got, want.collect::<Vec<_>>());
+}
+
+#[test]
+fn batch_norm() {
+    let Some(mut host) = Host::start() else { return };
+    let (batch, channels, pixels, epsilon, per_block) = (5usize, 40usize, 7usize, 1e-2f32, 9u64);
+    let (n, count) = (batch * channels * pixels, batch * pixels);
+    let channel = |i: usize| i / pixels % channels;
+    // Channels far from 0, in parts that do not divide them.
+    let x = numbers(1, n).iter().enumerate().map(|(i, x)| x + channel(i) as f32).collect::<Vec<_>>();
+    let (gamma, beta, dy) = (numbers(2, channels), numbers(3, channels), numbers(4, n));
+    let parts = count.div_ceil(per_block as usize);
+    let planes = || A::Value(cuda_host::ints(&[batch as u32, channels as u32, pixels as u32]));
+    let (unset, of_parts) = (vec![f32::NAN; channels], vec![f32::NAN; 2 * channels * parts]);
+    let grid = (channels as u32, parts as u32);
+    let out = host.launch("channel_moments", grid, 16, &[A::F32(&of_parts), A::F32(&x), planes(), A::u64(per_block)]);
+    let partial = out[0].f32();
+    let arguments =
+        [A::F32(&unset), A::F32(&unset), A::F32(&partial), planes(), A::u64(per_block), A::u32(parts as u32)];
+    let out = host.launch("channel_statistics", (2, 1), 32, &arguments);
+    let of_batch = |x: &[f64]| {
+        let mean_of = |f: &dyn Fn(usize) -> f64| -> Vec<f64> {
+            let mut means = vec![0.0; channels];
+            (0..n).for_each(|i| means[channel(i)] += f(i) / count as f64);
+            means
+        };
+        let mean = mean_of(&|i| x[i]);
+        let variance = mean_of(&|i| (x[i] - mean[channel(i)]).powi(2));
+        [mean, variance]
+    };
+    let (mean, variance) = (out[0].f32(), out[1].f32());
+    let [want_mean, want_variance] = of_batch(&wide(&x));
+    assert_close("mean", &mean, &want_mean);
+    assert_close("variance", &variance, &want_variance);
+
+    let forward = |x: &[f64], gamma: &[f64], beta: &[f64], [mean, variance]: &[Vec<f64>; 2]| {
+        let normal = |i: usize| (x[i] - mean[channel(i)]) / (variance[channel(i)] + f64::from(epsilon)).sqrt();
+        (0..n).map(|i| normal(i) * gamma[channel(i)] + beta[channel(i)]).collect::<Vec<_>>()
+    };
+    let blocks = (n.div_ceil(32) as u32, 1);
+    let out = host.launch(
+        "batch_norm",
+        blocks,
+        32,
+        &[
+            A::F32(&vec![f32::NAN; n]),
+            A::F32(&x),
+            A::F32(&mean),
+            A::F32(&variance),
+            A::F32(&gamma),
+            A::F32(&beta),
+            A::f32(epsilon),
+            planes(),
+            A::u64(n as u64),
+        ],
+    );
+    let statistics = [want_mean, want_variance];
+    assert_close("y", &out[0].f32(), &forward(&wide(&x), &wide(&gamma), &wide(&beta), &statistics));
+
+    let out = host.launch(
+        "batch_norm_sums",
+        grid,
+        16,
+        &[
+            A::F32(&of_parts),
+            A::F32(&dy),
+            A::F32(&x),
+            A::F32(&mean),
+            A::F32(&variance),
+            A::f32(epsilon),
+            planes(),
+            A::u64(per_block),
+        ],
+    );
+    let partial = out[0].f32();
+    let out = host.launch(
+        "batch_norm_parameters",
+        (2, 1),
+        32,
+        &[
+            A::F32(&vec![1.0; channels]),
+            A::F32(&vec![2.0; channels]),
+            A::F32(&vec![f32::NAN; 2 * channels]),
+            A::F32(&partial),
+            A::u32(channels as u32),
+            A::u32(parts as u32),
+        ],
+    );
+    let totals = out[2].f32();
+    let dgamma = differences(&gamma, |gamma| dot(&forward(&wide(&x), gamma, &wide(&beta), &statistics), &dy));
+    let dbeta = differences(&beta, |beta| dot(&forward(&wide(&x), &wide(&gamma), beta, &statistics), &dy));
+    assert_close("dgamma", &out[0].f32(), &dgamma.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    assert_close("dbeta", &out[1].f32(), &dbeta.iter().map(|g| 2.0 + g).collect::<Vec<_>>());
+
+    for is_given in [false, true] {
+        let out = host.launch(
+            "batch_norm_backward",
+            blocks,
+            32,
+            &[
+                A::F32(&vec![1.0; n]),
+                A::F32(&dy),
+                A::F32(&x),
+                A::F32(&mean),
+                A::F32(&variance),
+                A::F32(&gamma),
+                A::F32(&totals),
+                A::f32(epsilon),
+                A::f32(if is_given { 0.0 } else { 1.0 / count as f32 }),
+                planes(),
+                A::u64(n as u64),
+            ],
+        );
+        let want = differences(&x, |x| {
+            let of_x = if is_given { statistics.clone() } else { of_batch(x) };
+            dot(&forward(x, &wide(&gamma), &wide(&beta), &of_x), &dy)
+        });
+        assert_close("dx", &out[0].f32(), &want.iter().map(|g| 1.0 + g).collect::<Vec<_>>());
+    }
+}
+
 /// The argument of the optimisers' kernels for these lengths, and the number of blocks; buffers are, for each tensor in
 /// turn, its parameter, gradient and two states.
 fn tensors(lengths: &[usize], block: usize) -> (A<'static>, u32) {
@@ -960,6 +1262,61 @@ fn optimizers() {
             }
             assert_close("parameter", &out[4 * k].f32(), &want);
         }
+    }
+}
+
+#[test]
+fn lamb() {
+    let Some(mut host) = Host::start() else { return };
+    let lengths = [40, 1, 100, 3];
+    let values = lengths.iter().enumerate().map(|(k, n)| {
+        let of = |part: u64| numbers(10 * k as u64 + part, *n);
+        // The last tensor is zero: its ratio is 1.
+        let zero = if k == 3 { 0.0 } else { 1.0 };
+        let parameter = of(1).iter().map(|x| zero * x).collect();
+        [parameter, of(2), of(3), of(4).iter().map(|x| x.abs()).collect()]
+    });
+    let values = values.collect::<Vec<[Vec<f32>; 4]>>();
+    let (table, blocks) = tensors(&lengths, 32);
+    let (rate, b1, b2, epsilon, decay, step) = (0.05f64, 0.9f64, 0.99f64, 1e-3f64, 0.02f64, 3);
+    let (c1, c2) = (1.0 / (1.0 - b1.powi(step)), 1.0 / (1.0 - b2.powi(step)));
+    let numbers = [rate, b1, b2, epsilon, c1, c2, decay].map(|x| (x as f32).to_bits());
+    let rule = || A::Value(cuda_host::ints(&numbers));
+    // Sums in double precision are two places each.
+    let partial = vec![u32::MAX; 4 * blocks as usize];
+    let buffers = values.iter().flatten().map(|values| A::F32(values)).collect::<Vec<_>>();
+    // The tensors are numbered after the buffers of the arguments.
+    let table = |before: u64| match &table {
+        A::Struct(bytes, offsets) => {
+            let mut bytes = bytes.clone();
+            for at in offsets {
+                let at = *at as usize;
+                let number = u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
+                bytes[at..at + 8].copy_from_slice(&(number + before).to_ne_bytes());
+            }
+            A::Struct(bytes, offsets.clone())
+        }
+        _ => panic!("a table is a struct"),
+    };
+    let out = host.launch_with("lamb_moments", (blocks, 1), 32, &[table(1), rule(), A::U32(&partial)], &buffers);
+    let (partial, moved) = (out[0].u32(), out[1..].iter().map(|buffer| buffer.f32()).collect::<Vec<_>>());
+    let moved = moved.iter().map(|values| A::F32(values)).collect::<Vec<_>>();
+    let arguments = [table(2), A::U32(&partial), A::F32(&[f32::NAN; 4])];
+    let out = host.launch_with("lamb_ratios", (4, 1), 32, &arguments, &moved);
+    let ratios = out[1].f32();
+    let out = host.launch_with("lamb_update", (blocks, 1), 32, &[table(1), rule(), A::F32(&ratios)], &moved);
+    for (k, [p, g, m, v]) in values.iter().enumerate() {
+        let (p, g, m, v) = (wide(p), wide(g), wide(m), wide(v));
+        let m = m.iter().zip(&g).map(|(m, g)| b1 * m + (1.0 - b1) * g).collect::<Vec<_>>();
+        let v = v.iter().zip(&g).map(|(v, g)| b2 * v + (1.0 - b2) * g * g).collect::<Vec<_>>();
+        let u = (0..p.len()).map(|i| m[i] * c1 / ((v[i] * c2).sqrt() + epsilon) + decay * p[i]).collect::<Vec<_>>();
+        let norm = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let ratio = if k == 3 { 1.0 } else { norm(&p) / norm(&u) };
+        let want = p.iter().zip(&u).map(|(p, u)| p - rate * ratio * u).collect::<Vec<_>>();
+        let [parameter, first, second] = [0, 2, 3].map(|part| out[1 + 4 * k + part].f32());
+        assert_close("parameter", &parameter, &want);
+        assert_close("first moment", &first, &m);
+        assert_close("second moment", &second, &v);
     }
 }
 

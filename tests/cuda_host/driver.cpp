@@ -66,6 +66,13 @@ KERNEL(sgd_update_f32, SgdConfig s, u64 count, float *parameter, float *velocity
   }
 }
 
+// As its axpy.cu has it: the running statistics of batch normalisation move by it.
+KERNEL(axpy_f32, u64 count, float *a, float alpha, const float *b, float beta) {
+  PHASE {
+    for (u64 i = element(); i < count; i += blockDim.x * gridDim.x) a[i] = a[i] * alpha + b[i] * beta;
+  }
+}
+
 // What is allocated, and from which pool.
 struct MemoryPool {
   size_t limit, used;
@@ -338,6 +345,11 @@ int cublasSgemmStridedBatched(void *, int ta, int tb, int m, int n, int k, const
                               int ldc, long long step_c, int batch) {
   for (int i = 0; i < batch; ++i)
     multiply(ta, tb, m, n, k, *alpha, a + i * step_a, lda, b + i * step_b, ldb, *beta, c + i * step_c, ldc);
+  return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
+}
+int cublasSgemmBatched(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *const *a, int lda,
+                       const float *const *b, int ldb, const float *beta, float *const *c, int ldc, int batch) {
+  for (int i = 0; i < batch; ++i) multiply(ta, tb, m, n, k, *alpha, a[i], lda, b[i], ldb, *beta, c[i], ldc);
   return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
 }
 }

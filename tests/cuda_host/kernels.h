@@ -9,5 +9,7 @@
 #include "../../src/nn/cuda/recurrent.cu"
 #include "../../src/nn/cuda/normalization.cu"
 #include "../../src/nn/cuda/embedding.cu"
+#include "../../src/nn/cuda/attention.cu"
+#include "../../src/nn/cuda/crf.cu"
 #include "../../src/nn/cuda/optimizer.cu"
 #include "../../src/nn/cuda/gradient.cu"

@@ -3,10 +3,13 @@
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
-use super::{convolution, elementwise, embedding, linear, loss, normalization, pool, recurrent};
+use super::{
+    attention, batch_norm, convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent,
+};
 use crate::ModelResult;
 use crate::nn::backend::{
-    Backend, Convolution, Direction, Pooling, Recurrence, RecurrentRun, Sequences, State, Targets,
+    Attention, Backend, Convolution, Direction, Normalized, Pooling, Recurrence, RecurrentRun, Sequences, State,
+    Statistics, Targets, Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
@@ -106,6 +109,25 @@ impl Backend for Cuda {
         normalization::layer_norm(x, weight, bias, epsilon)
     }
 
+    fn batch_norm<T: Tape<f32, Self>>(
+        x: Sequences<Self, T>,
+        weight: &Parameter<Self>,
+        bias: &Parameter<Self>,
+        epsilon: f32,
+        statistics: Option<Statistics<Self>>,
+    ) -> ModelResult<Normalized<Self, T>> {
+        batch_norm::batch_norm(x, weight, bias, epsilon, statistics)
+    }
+
+    fn attention<T: Tape<f32, Self>>(
+        queries: Sequences<Self, T>,
+        keys: Sequences<Self, T>,
+        values: Sequences<Self, T>,
+        attention: &Attention<'_>,
+    ) -> ModelResult<Sequences<Self, T>> {
+        attention::attention(queries, keys, values, attention)
+    }
+
     fn recurrent<T: Tape<f32, Self>>(
         x: Sequences<Self, T>,
         directions: &[Direction<'_, Self>],
@@ -113,5 +135,14 @@ impl Backend for Cuda {
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>> {
         recurrent::recurrent(x, directions, initial, recurrence)
+    }
+
+    fn crf<T: Tape<f32, Self>>(
+        emissions: Sequences<Self, T>,
+        transitions: Transitions<'_, Self>,
+        tags: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        crf::crf(emissions, transitions, tags, lengths)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use cudarc::cublas::{result, sys::cublasOperation_t as Operation};
+use cudarc::cublas::{result, sys, sys::cublasOperation_t as Operation};
 use dfdx::tensor::CudaError;
 
 use super::context::Context;
@@ -105,5 +105,49 @@ impl Context {
             }
         };
         Ok(done?)
+    }
+    /// The same for matrices that lie anywhere: each [`Matrix`] points to the addresses, on the device, of as many matrices
+    /// as the batch has.
+    ///
+    /// # Safety
+    /// That of [`multiply`](Self::multiply), for all matrices of the batch, and the addresses must be valid as the matrices
+    /// are.
+    pub(super) unsafe fn multiply_each(
+        &self,
+        (m, n, k): (u32, u32, u32),
+        a: Matrix,
+        b: Matrix,
+        c: Matrix,
+        onto: Onto,
+        batch: u32,
+    ) -> Result<(), CudaError> {
+        if m == 0 || n == 0 || batch == 0 {
+            return Ok(());
+        }
+        self.device.bind_to_thread()?;
+        let blas = self.blas.lock().unwrap_or_else(PoisonError::into_inner);
+        let (alpha, beta) = (1.0f32, if onto == Onto::Add { 1.0f32 } else { 0.0 });
+        let row = |matrix: Matrix| matrix.row.max(1) as i32;
+        // SAFETY: that of this function; alpha and beta are read before the call returns. Counted by columns as above.
+        let done = unsafe {
+            sys::cublasSgemmBatched(
+                *blas.handle(),
+                b.operation,
+                a.operation,
+                n as i32,
+                m as i32,
+                k as i32,
+                &raw const alpha,
+                b.pointer as *const *const f32,
+                row(b),
+                a.pointer as *const *const f32,
+                row(a),
+                &raw const beta,
+                c.pointer as *const *mut f32,
+                row(c),
+                batch as i32,
+            )
+        };
+        Ok(done.result()?)
     }
 }

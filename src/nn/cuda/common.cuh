@@ -18,15 +18,20 @@ typedef unsigned long long u64;
 // The most threads that a block of a kernel with SHARED arrays may have; it must be a power of two.
 #define MAX_THREADS 256
 
+// Where the search for a maximum begins.
+#define LOWEST -3.40282347e38f
+
 DEVICE u64 element() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 
 // index % n and index / n, avoiding the slow 64-bit division where 32 bits do.
 DEVICE u32 modulo(u64 index, u32 n) { return index >> 32 ? (u32)(index % n) : (u32)index % n; }
 
+DEVICE u64 quotient(u64 index, u32 n) { return index >> 32 ? index / n : (u32)index / n; }
+
 DEVICE u32 smaller(u32 a, u32 b) { return a < b ? a : b; }
 
 // Sums values[0 .. blockDim.x] into values[0].
-DEVICE void block_sum(float *values) {
+template <class Number> DEVICE void block_sum(Number *values) {
   for (u32 width = blockDim.x / 2; width > 0; width /= 2) PHASE {
       if (threadIdx.x < width) values[threadIdx.x] += values[threadIdx.x + width];
     }

@@ -21,7 +21,7 @@ KERNEL(cross_entropy, float *loss, float *saved, const float *logits, const floa
   SHARED float values[MAX_THREADS], sums[MAX_THREADS], maximum;
   const float *x = logits + (u64)blockIdx.x * t.classes;
   PHASE {
-    float top = -3.40282347e38f;
+    float top = LOWEST;
     for (u32 c = threadIdx.x; c < t.classes; c += blockDim.x)
       if (x[c] > top || x[c] != x[c]) top = x[c];
     values[threadIdx.x] = top;

@@ -3,10 +3,13 @@
 //! order with it, since both use the device's default stream.
 #![allow(unsafe_code)] // launching kernels and calling cuBLAS is unsafe: this folder alone does it, and says why it is sound
 
+mod attention;
 mod backend;
+mod batch_norm;
 mod blas;
 mod context;
 mod convolution;
+mod crf;
 mod elementwise;
 mod embedding;
 mod gradient;

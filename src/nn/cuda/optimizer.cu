@@ -112,3 +112,76 @@ KERNEL(ftrl_update, Tensors t, float rate, float initial, float l1, float l2) {
     }
   }
 }
+
+// LAMB (You et al. 2020): the moments are Adam's, the step is -rate * ratio * direction, where the ratio is that of the
+// norms of the parameter and of its direction. Corrections are 1 / (1 - beta^step).
+struct Lamb {
+  float rate, beta1, beta2, epsilon, correction1, correction2, decay;
+};
+
+DEVICE float direction(const Lamb &l, float p, float m, float v) {
+  return (m * l.correction1) / (sqrtf(v * l.correction2) + l.epsilon) + l.decay * p;
+}
+
+// Moves the moments; `partial` receives the sums of squares of each block's parameters and of their directions.
+KERNEL(lamb_moments, Tensors t, Lamb l, double *partial) {
+  SHARED double parameters[MAX_THREADS], directions[MAX_THREADS];
+  PHASE {
+    u32 k;
+    u64 i;
+    double square = 0.0, length = 0.0;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i], g = t.gradient[k][i];
+      const float m = l.beta1 * t.first[k][i] + (1.0f - l.beta1) * g;
+      const float v = l.beta2 * t.second[k][i] + (1.0f - l.beta2) * g * g;
+      t.first[k][i] = m;
+      t.second[k][i] = v;
+      const double u = direction(l, p, m, v);
+      square = (double)p * p;
+      length = u * u;
+    }
+    parameters[threadIdx.x] = square;
+    directions[threadIdx.x] = length;
+  }
+  block_sum(parameters);
+  block_sum(directions);
+  PHASE {
+    if (threadIdx.x == 0) {
+      partial[2 * (u64)blockIdx.x] = parameters[0];
+      partial[2 * (u64)blockIdx.x + 1] = directions[0];
+    }
+  }
+}
+
+// The ratio of each tensor, a block for each, from the sums of its blocks; 1 where a norm is 0.
+KERNEL(lamb_ratios, Tensors t, const double *partial, float *ratios) {
+  SHARED double parameters[MAX_THREADS], directions[MAX_THREADS];
+  PHASE {
+    double square = 0.0, length = 0.0;
+    for (u64 i = (blockIdx.x ? t.end[blockIdx.x - 1] : 0) + threadIdx.x; i < t.end[blockIdx.x]; i += blockDim.x) {
+      square += partial[2 * i];
+      length += partial[2 * i + 1];
+    }
+    parameters[threadIdx.x] = square;
+    directions[threadIdx.x] = length;
+  }
+  block_sum(parameters);
+  block_sum(directions);
+  PHASE {
+    if (threadIdx.x == 0) {
+      const bool is_known = parameters[0] > 0.0 && directions[0] > 0.0;
+      ratios[blockIdx.x] = is_known ? (float)sqrt(parameters[0] / directions[0]) : 1.0f;
+    }
+  }
+}
+
+KERNEL(lamb_update, Tensors t, Lamb l, const float *ratios) {
+  PHASE {
+    u32 k;
+    u64 i;
+    if (own(t, &k, &i)) {
+      const float p = t.parameter[k][i];
+      t.parameter[k][i] = p - l.rate * ratios[k] * direction(l, p, t.first[k][i], t.second[k][i]);
+    }
+  }
+}

@@ -30,6 +30,21 @@ struct Tensors {
 // the same order and number.
 unsafe impl DeviceRepr for Tensors {}
 
+/// The kernels' `Lamb`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Lamb {
+    pub(super) rate: f32,
+    pub(super) betas: [f32; 2],
+    pub(super) epsilon: f32,
+    /// `1 / (1 - beta^step)`
+    pub(super) corrections: [f32; 2],
+    pub(super) decay: f32,
+}
+
+// SAFETY: seven floats in C's layout, as the kernels' struct has them in the same order.
+unsafe impl DeviceRepr for Lamb {}
+
 /// A rule and its numbers, which are the same for all tensors of a launch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fused {
@@ -38,6 +53,7 @@ pub(crate) enum Fused {
     RmsProp { rate: f32, decay: f32, epsilon: f32, momentum: f32, l2: f32 },
     Adagrad { rate: f32, initial: f32, epsilon: f32, l2: f32 },
     Ftrl { rate: f32, initial: f32, l1: f32, l2: f32 },
+    Lamb(Lamb),
 }
 
 impl Fused {
@@ -45,7 +61,7 @@ impl Fused {
         match self {
             Self::Sgd { momentum: 0.0, .. } => 0,
             Self::RmsProp { momentum: 0.0, .. } | Self::Sgd { .. } | Self::Adagrad { .. } => 1,
-            Self::RmsProp { .. } | Self::Adam { .. } | Self::Ftrl { .. } => 2,
+            Self::RmsProp { .. } | Self::Adam { .. } | Self::Ftrl { .. } | Self::Lamb(_) => 2,
         }
     }
 }
@@ -164,6 +180,18 @@ unsafe fn launch(rule: Fused, entries: &[Entry]) -> ModelResult<()> {
         Fused::Ftrl { rate, initial, l1, l2 } => {
             // SAFETY: as above; both moments are there.
             unsafe { context.launch("ftrl_update", grid, THREADS, (tensors, rate, initial, l1, l2)) }
+        }
+        Fused::Lamb(lamb) => {
+            let partial = context.uninitialized::<f64>(2 * end as usize)?;
+            let ratios = context.uninitialized::<f32>(entries.len())?;
+            let (partial, ratios) = (*partial.device_ptr(), *ratios.device_ptr());
+            // SAFETY: as above; both moments are there. Partial is of two values for each block, the ratios are one for each
+            // tensor; both are new, and freed behind the last launch.
+            unsafe {
+                context.launch("lamb_moments", grid, THREADS, (tensors, lamb, partial))?;
+                context.launch("lamb_ratios", (tensors.count, 1), THREADS, (tensors, partial, ratios))?;
+                context.launch("lamb_update", grid, THREADS, (tensors, lamb, ratios))
+            }
         }
     };
     Ok(launched?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dfdx::tensor::{Cuda, SampleTensor};
 
 use super::gradient;
-use super::optimizer::{Fused, Pending};
+use super::optimizer::{self, Fused, Pending};
 use crate::ModelResult;
 use crate::nn::{Gradients, Parameter, Tensor};
 use crate::optim::update::{Moments, Update, stock};
@@ -48,8 +48,16 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
         Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
             Some(Fused::Ftrl { rate, initial: *initial_accumulator as f32, l1: *l1 as f32, l2: *l2 as f32 })
         }
-        // The length of its steps takes sums over whole parameters.
-        Rule::Lamb(_) => None,
+        Rule::Lamb(lamb) => {
+            let exponent = i32::try_from(step).unwrap_or(i32::MAX);
+            Some(Fused::Lamb(optimizer::Lamb {
+                rate,
+                betas: lamb.betas.map(|beta| beta as f32),
+                epsilon: lamb.epsilon as f32,
+                corrections: lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32),
+                decay: lamb.weight_decay as f32,
+            }))
+        }
     }
 }
 
