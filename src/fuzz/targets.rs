@@ -130,7 +130,16 @@ fn index(bytes: &[u8]) -> bool {
 }
 
 fn tensors(bytes: &[u8]) -> bool {
+    // A file of another program may have numbers of other widths, but no other bytes than its tensors'.
+    let foreign = taken(Tensors::from_foreign_bytes(bytes));
+    if let Some((tensors, _)) = &foreign {
+        let values: usize = tensors.iter().map(|(_, _, values)| values.len()).sum();
+        assert!(2 * values < bytes.len());
+    }
     let Ok(tensors) = Tensors::from_bytes(bytes.to_vec()) else { return false };
+    let (same, others) = foreign.unwrap();
+    assert!(others.is_empty());
+    assert_eq!(same.to_bytes().unwrap(), tensors.to_bytes().unwrap());
     let values: usize = tensors.iter().map(|(_, _, values)| values.len()).sum();
     assert!(4 * values < bytes.len());
     // What we read, others read alike: but for texts beside the tensors, which we leave alone.
