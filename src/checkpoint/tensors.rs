@@ -200,7 +200,7 @@ struct Listed {
 
 /// The types that the format knows, by their names there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types, clippy::upper_case_acronyms)]
 enum Stored {
     F32,
     F64,
