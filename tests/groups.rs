@@ -7,8 +7,8 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::mean_squared;
-use elistimator::nn::LayerNorm;
-use elistimator::optim::{Adagrad, Ftrl, Lamb, RmsProp};
+use elistimator::nn::{BatchNorm, Gradients, LayerNorm};
+use elistimator::optim::{Adagrad, Ftrl, Lamb, Optimizer, RmsProp};
 use elistimator::prelude::*;
 
 /// A network with an embedding-like first part, a norm and a head; its optimiser is the test's.
@@ -341,4 +341,86 @@ fn a_closure_is_a_schedule_and_a_fixed_rate_comes_first() {
     let error = second.set_schedule(|_| f64::NAN).train_steps(1).unwrap_err();
     assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("found NaN"), "{error}");
     second.set_schedule(schedule).train_steps(1).unwrap();
+}
+
+/// Batch normalisation before a line; what `update` does is the test's.
+#[derive(Serialize, Deserialize, Clone)]
+struct Normed {
+    /// Whether the update is made with a copy of the gradients, as a rule of one's own may do.
+    copies: bool,
+}
+
+network! {
+    struct NormedNet<D> {
+        norm: BatchNorm<D>,
+        out: Linear<D>,
+    }
+}
+
+impl ModelFn for Normed {
+    type Net = NormedNet<Cpu>;
+
+    fn build(&self, device: &Cpu) -> ModelResult<NormedNet<Cpu>> {
+        Ok(NormedNet { norm: BatchNorm::new(device, 3)?, out: Linear::builder(3, 1).build(device)? })
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Adam::new(0.1).decoupled_weight_decay(0.5).into()
+    }
+
+    fn train(
+        &self,
+        net: &mut NormedNet<Cpu>,
+        features: &Features<Cpu>,
+        step: &mut Step<'_, Cpu>,
+    ) -> ModelResult<TrainSpec<Cpu>> {
+        let x = features.tensor::<(usize, usize)>("x")?.traced(step.tape()?);
+        let y = net.out.forward(net.norm.forward(x)?)?;
+        Ok(TrainSpec::new(mean_squared(y, features.tensor("y")?)?))
+    }
+
+    fn update(
+        &self,
+        net: &mut NormedNet<Cpu>,
+        gradients: &mut Gradients<Cpu>,
+        optimizer: &mut Optimizer<Cpu>,
+        scope: Option<&str>,
+    ) -> ModelResult<()> {
+        if self.copies {
+            return optimizer.update(net, &mut gradients.clone(), scope);
+        }
+        optimizer.update(net, gradients, scope)
+    }
+}
+
+fn normed(copies: bool) -> Elistimator<Normed> {
+    let dir = tempfile::tempdir().unwrap().keep();
+    let builder = Elistimator::builder(Normed { copies }).model_dir(dir).seed(2).progress(ProgressMode::Off);
+    let mut estimator = builder.build().unwrap();
+    estimator.setup(Inputs::train(common::points(40).shuffle(40).batch(8))).unwrap();
+    estimator
+}
+
+#[test]
+fn running_statistics_are_no_weights_after_unfreezing() {
+    let (mut plain, mut thawed) = (normed(false), normed(false));
+    assert_eq!(thawed.freeze("norm.").unwrap(), 4);
+    assert_eq!(thawed.unfreeze("norm.").unwrap(), 2);
+    assert_eq!(thawed.unfreeze("*.running_var").unwrap(), 0);
+    assert_eq!(thawed.parameters(), plain.parameters());
+    assert_eq!(thawed.parameters().frozen(), 6);
+    plain.train_steps(7).unwrap();
+    thawed.train_steps(7).unwrap();
+    assert_eq!(thawed.hashes().unwrap(), plain.hashes().unwrap());
+}
+
+#[test]
+fn an_update_of_ones_own_may_leave_the_gradients_as_they_are() {
+    let (mut plain, mut copying) = (normed(false), normed(true));
+    plain.train_steps(7).unwrap();
+    copying.train_steps(7).unwrap();
+    assert_eq!(
+        copying.variable("out.weight").unwrap().as_slice::<f32>().unwrap(),
+        plain.variable("out.weight").unwrap().as_slice::<f32>().unwrap()
+    );
 }

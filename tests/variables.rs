@@ -42,6 +42,15 @@ fn frozen_variables_stay_and_thaw() {
     estimator.train_steps(3).unwrap();
     assert_ne!(values(&estimator, "hidden.weight"), weight);
     assert_eq!(estimator.freeze("conv").unwrap_err().kind(), ErrorKind::NotFound);
+    // Going back brings values back, and leaves frozen what is.
+    estimator.freeze("hidden.").unwrap();
+    let step = estimator.save_ckpt().unwrap().step;
+    let weight = values(&estimator, "hidden.weight");
+    estimator.unfreeze("hidden.").unwrap();
+    estimator.train_steps(3).unwrap();
+    estimator.freeze("hidden.").unwrap();
+    estimator.restore_ckpt(step).unwrap().train_steps(3).unwrap();
+    assert_eq!(values(&estimator, "hidden.weight"), weight);
 }
 
 #[test]

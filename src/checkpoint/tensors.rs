@@ -226,7 +226,7 @@ struct Listed {
 
 /// The types that the format knows, by their names there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
-#[allow(non_camel_case_types)]
+#[allow(non_camel_case_types, clippy::upper_case_acronyms)]
 enum Stored {
     F32,
     F64,
@@ -285,7 +285,12 @@ fn half(bits: u16) -> f32 {
 /// Reads the header. The reader of the crate that writes the format takes thirty times the header's memory for hostile ones, and lets
 /// the last of several tensors of one name win.
 fn header(json: &[u8]) -> Result<Vec<Listed>> {
-    let corrupt = |error| Error::with_source(ErrorKind::Corrupt, "the header of a safetensors file", error);
+    let corrupt = |error: serde_json::Error| {
+        // It quotes what it found.
+        let found: String = error.to_string().chars().take(200).collect();
+        let message = format!("the header of a safetensors file, at character {}: {found}", error.column());
+        Error::new(ErrorKind::Corrupt, message)
+    };
     let mut reader = serde_json::Deserializer::from_slice(json);
     let tensors = reader.deserialize_map(Header).map_err(corrupt)?;
     reader.end().map_err(corrupt)?;

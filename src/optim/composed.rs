@@ -6,7 +6,7 @@
 use dfdx::tensor_ops::{BroadcastTo, ChooseFrom, SumTo, TryAdd, TryDiv, TryGt, TryMul, TrySub};
 
 use super::gradient::{Flat, read, write};
-use super::update::Moments;
+use super::update::{Moments, bias};
 use crate::nn::{Gradients, Parameter};
 use crate::optim::{Adagrad, Ftrl, Lamb, RmsProp};
 use crate::{Device, ModelResult};
@@ -88,9 +88,8 @@ pub(super) fn lamb<D: Device>(
     gradients: &mut Gradients<D>,
     [first, second]: &mut Moments<D>,
 ) -> ModelResult<()> {
-    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
     let [b1, b2] = rule.betas.map(|beta| beta as f32);
-    let [c1, c2] = rule.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
+    let [c1, c2] = rule.betas.map(|beta| (1.0 / bias(beta, step)) as f32);
     let gradient = read(parameter, gradients)?;
     let m = read(parameter, first)?.try_mul(b1)?.try_add(gradient.clone().try_mul(1.0 - b1)?)?;
     let v = read(parameter, second)?.try_mul(b2)?.try_add(gradient.try_square()?.try_mul(1.0 - b2)?)?;

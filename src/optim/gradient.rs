@@ -4,7 +4,7 @@
 //! `Σ w · values`, which is `values`.
 
 use dfdx::tensor::{Cpu, NoneTape, TensorFrom, Trace};
-use dfdx::tensor_ops::{Backward, BroadcastTo, SumTo, TryAdd, TryMul};
+use dfdx::tensor_ops::{Backward, BroadcastTo, ChooseFrom, SumTo, TryAdd, TryGt, TryMul};
 use rayon::prelude::*;
 
 use crate::nn::{Gradients, Parameter, Tensor};
@@ -71,10 +71,11 @@ pub(super) fn add<D: Device>(
     write(parameter, sum, total)
 }
 
-/// The factor that brings a norm down to the limit, as PyTorch computes it: `min(1, limit / (norm + 1e-6))`, on the device.
+/// The factor that brings a norm down to the limit, as PyTorch computes it: `min(1, limit / (norm + 1e-6))`, on the device. It is NaN
+/// where the norm is, so that such gradients spoil all weights at once, and are seen, instead of going on unclipped.
 pub(super) fn clip_factor<D: Device>(norm: &Tensor<(), D>, limit: f32) -> ModelResult<Tensor<(), D>> {
-    let inverse = norm.clone().try_add(1e-6)?.try_recip()?;
-    Ok(inverse.try_mul(limit)?.try_minimum(norm.device().tensor(1.0))?)
+    let factor = norm.clone().try_add(1e-6)?.try_recip()?.try_mul(limit)?;
+    Ok(factor.try_gt(1.0)?.try_choose(norm.device().try_ones_like(&())?, factor)?)
 }
 
 /// The same on the host, in one pass without copies.
@@ -174,7 +175,11 @@ mod tests {
         assert_eq!((composed, ours), (in_order, exact as f32));
         let norm = device.tensor(4.0);
         assert!((clip_factor(&norm, 1.0).unwrap().as_vec()[0] - 0.25).abs() < 1e-6);
-        assert_eq!(clip_factor(&norm, f32::INFINITY).unwrap().as_vec(), [1.0]);
+        // PyTorch's `clip_grad_norm_` of gradients with these norms.
+        for (norm, expected) in [(0.0, 1.0), (0.5, 1.0), (f32::INFINITY, 0.0)] {
+            assert_eq!(clip_factor(&device.tensor(norm), 1.0).unwrap().as_vec(), [expected], "{norm}");
+        }
+        assert!(clip_factor(&device.tensor(f32::NAN), 1.0).unwrap().as_vec()[0].is_nan());
     }
 
     fn host_values<'g>(parameter: &Parameter<Cpu>, gradients: &'g mut Gradients<Cpu>) -> &'g mut [f32] {

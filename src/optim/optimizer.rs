@@ -195,7 +195,7 @@ impl<D: Device> Optimizer<D> {
             return Ok(());
         }
         let norm = squares.try_stack()?.try_sum::<(), _>()?.try_sqrt()?;
-        if let Some(limit) = clip_norm {
+        if let Some(limit) = clip_norm.filter(|limit| limit.is_finite()) {
             let factor = gradient::clip_factor(&norm, limit)?;
             net.visit(&mut Visitor::new(&mut |name, part| match part {
                 Part::Parameter(parameter) if is_updated(name, parameter) => D::scale(parameter, gradients, &factor),

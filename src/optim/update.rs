@@ -266,6 +266,12 @@ impl Update for Cpu {
     }
 }
 
+/// What a moment that began at zero is of the mean after so many steps, with the decay as the update has it: rounded to `f32`, in
+/// which what is left to 1 may differ by a thousandth. In `f64`, since `beta^t` is close to 1 for the first steps.
+pub(crate) fn bias(beta: f64, step: u64) -> f64 {
+    1.0 - f64::from(beta as f32).powi(i32::try_from(step).unwrap_or(i32::MAX))
+}
+
 /// One pass over weights, gradient and state, after which the gradient is zero.
 fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &mut [f32], m: &mut [f32], v: &mut [f32]) {
     match rule {
@@ -297,10 +303,7 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &mut [f
         }
         Rule::Adam(Adam { betas, epsilon, weight_decay, decoupled, .. }) => {
             let [b1, b2] = betas.map(|beta| beta as f32);
-            let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-            // In f64: beta2^t is close to 1 for the first steps.
-            let c1 = (1.0 / (1.0 - betas[0].powi(exponent))) as f32;
-            let c2 = (1.0 / (1.0 - betas[1].powi(exponent))) as f32;
+            let [c1, c2] = betas.map(|beta| (1.0 / bias(beta, step)) as f32);
             let (epsilon, decay) = (*epsilon as f32, *weight_decay as f32);
             let (l2, shrink) = if *decoupled { (0.0, 1.0 - lr * decay) } else { (decay, 1.0) };
             pass(
@@ -385,9 +388,8 @@ fn fused_lamb(
     m: &mut [f32],
     v: &mut [f32],
 ) {
-    let exponent = i32::try_from(step).unwrap_or(i32::MAX);
     let [b1, b2] = lamb.betas.map(|beta| beta as f32);
-    let [c1, c2] = lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32);
+    let [c1, c2] = lamb.betas.map(|beta| (1.0 / bias(beta, step)) as f32);
     let (epsilon, decay) = (lamb.epsilon as f32, lamb.weight_decay as f32);
     let direction = |w: f32, m: f32, v: f32| (m * c1) / ((v * c2).sqrt() + epsilon) + decay * w;
     pass(
@@ -543,5 +545,20 @@ mod tests {
                 0.1 * (m / (1.0 - 0.9f64.powi(step as i32))) / ((v / (1.0 - 0.999f64.powi(step as i32))).sqrt() + 1e-8);
         }
         assert!((f64::from(parameter.values()[0]) - w).abs() < 1e-6, "{} {w}", parameter.values()[0]);
+    }
+
+    /// The first step is the learning rate whatever the decays, since both moments are then the gradient's by the same share.
+    #[test]
+    fn the_first_step_of_adam_is_the_learning_rate_also_with_slow_decays() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        for betas in [(0.9, 0.999), (0.999, 0.99999), (0.9999, 0.999999)] {
+            let config = OptimizerConfig::from(Adam::new(0.1).betas(betas.0, betas.1));
+            let mut parameter = Parameter::from_vec(&device, &[1], vec![1.0]).unwrap();
+            let mut gradients = Gradients::leaky();
+            **gradients.get_or_alloc_mut(&parameter.identity()).unwrap() = vec![0.5];
+            Cpu::update(1, &config.rule, 0.1, &mut parameter, &mut gradients, &mut Cpu::no_moments(), &mut ()).unwrap();
+            let moved = 1.0 - parameter.values()[0];
+            assert!((moved - 0.1).abs() < 2e-7, "{betas:?}: {moved}");
+        }
     }
 }

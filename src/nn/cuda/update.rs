@@ -8,7 +8,7 @@ use super::gradient;
 use super::optimizer::{self, Fused, Pending};
 use crate::ModelResult;
 use crate::nn::{Gradients, Parameter, Tensor};
-use crate::optim::update::{Moments, Update, stock};
+use crate::optim::update::{Moments, Update, bias, stock};
 use crate::optim::{Adagrad, Adam, Ftrl, RmsProp, Rule, Sgd};
 
 /// The kernel's form of a rule, if there is one.
@@ -19,15 +19,13 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
             Some(Fused::Sgd { rate, momentum: *momentum as f32, nesterov: *nesterov, l2: *weight_decay as f32 })
         }
         Rule::Adam(Adam { betas, epsilon, weight_decay, decoupled, .. }) => {
-            let exponent = i32::try_from(step).unwrap_or(i32::MAX);
             let decay = *weight_decay as f32;
             let (l2, decoupled) = if *decoupled { (0.0, decay) } else { (decay, 0.0) };
             Some(Fused::Adam {
                 rate,
                 betas: betas.map(|beta| beta as f32),
                 epsilon: *epsilon as f32,
-                // In f64: beta2^t is close to 1 for the first steps.
-                corrections: betas.map(|beta| (1.0 - beta.powi(exponent)) as f32),
+                corrections: betas.map(|beta| bias(beta, step) as f32),
                 l2,
                 decoupled,
             })
@@ -48,16 +46,13 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
         Rule::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
             Some(Fused::Ftrl { rate, initial: *initial_accumulator as f32, l1: *l1 as f32, l2: *l2 as f32 })
         }
-        Rule::Lamb(lamb) => {
-            let exponent = i32::try_from(step).unwrap_or(i32::MAX);
-            Some(Fused::Lamb(optimizer::Lamb {
-                rate,
-                betas: lamb.betas.map(|beta| beta as f32),
-                epsilon: lamb.epsilon as f32,
-                corrections: lamb.betas.map(|beta| (1.0 / (1.0 - beta.powi(exponent))) as f32),
-                decay: lamb.weight_decay as f32,
-            }))
-        }
+        Rule::Lamb(lamb) => Some(Fused::Lamb(optimizer::Lamb {
+            rate,
+            betas: lamb.betas.map(|beta| beta as f32),
+            epsilon: lamb.epsilon as f32,
+            corrections: lamb.betas.map(|beta| (1.0 / bias(beta, step)) as f32),
+            decay: lamb.weight_decay as f32,
+        })),
     }
 }
 
