@@ -159,3 +159,140 @@ impl<P: Preparation> Drop for Prepared<P> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+    use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::ErrorKind;
+
+    /// Notes on a record whether it was prepared ahead.
+    #[derive(Default)]
+    struct Notes {
+        is_known: AtomicBool,
+        left_over: AtomicUsize,
+    }
+
+    impl Preparation for Arc<Notes> {
+        fn is_known(&self) -> bool {
+            self.is_known.load(SeqCst)
+        }
+
+        fn ahead(&self, record: Record) -> Record {
+            assert_eq!(std::thread::current().name(), Some("elistimator-ahead"));
+            record.with("ahead", true)
+        }
+
+        fn here(&self, record: Record) -> Record {
+            record.with("ahead", false)
+        }
+
+        fn left_over(&self) {
+            self.left_over.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// The numbers from 0 on, what counts those that were made, and the notes.
+    fn numbers(make: fn(i64) -> Option<Result<i64>>) -> (Dataset, Arc<AtomicU64>, Arc<Notes>) {
+        let (made, notes) = (Arc::new(AtomicU64::new(0)), Arc::new(Notes::default()));
+        let count = Arc::clone(&made);
+        let input = move |position: i64| {
+            let count = Arc::clone(&count);
+            (position..).map_while(move |n| {
+                count.fetch_add(1, SeqCst);
+                Some(make(n)?.map(|n| Record::new().with("n", n)))
+            })
+        };
+        struct Numbers<F>(F);
+        impl<I, F> Stage for Numbers<F>
+        where
+            I: Iterator<Item = Result<Record>> + Send + 'static,
+            F: Fn(i64) -> I + Send + Sync + 'static,
+        {
+            fn open(&self, _: Pass, position: u64) -> Result<Stream> {
+                Ok(Stream::new((self.0)(position as i64)))
+            }
+
+            fn len(&self) -> Option<u64> {
+                None
+            }
+
+            fn describe(&self, out: &mut String) {
+                out.push_str("numbers");
+            }
+        }
+        (Dataset::from_stage(Numbers(input)).ahead(Arc::clone(&notes)), made, notes)
+    }
+
+    fn values(record: &Record) -> (i64, bool) {
+        let n = record.get("n").unwrap().as_slice::<i64>().unwrap()[0];
+        (n, record.get("ahead").unwrap().as_slice::<bool>().unwrap()[0])
+    }
+
+    #[test]
+    fn nothing_is_ahead_until_it_is_known_and_then_two_are() {
+        let (data, made, notes) = numbers(|n| (n < 10).then_some(Ok(n)));
+        assert_eq!(data.fingerprint(), "numbers");
+        let mut records = data.open(0, 0, 2).unwrap().map(|record| values(&record.unwrap()));
+        assert_eq!((records.next(), records.next()), (Some((2, false)), Some((3, false))));
+        assert_eq!(made.load(SeqCst), 2);
+        notes.is_known.store(true, SeqCst);
+        assert_eq!(records.next(), Some((4, true)));
+        let begun = std::time::Instant::now();
+        while made.load(SeqCst) < 5 && begun.elapsed() < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(made.load(SeqCst), 5, "expected 2, 3, 4 and two ahead");
+        assert_eq!(records.by_ref().collect::<Vec<_>>(), (5..10).map(|n| (n, true)).collect::<Vec<_>>());
+        assert_eq!(records.next(), None);
+        drop(records);
+        assert_eq!(notes.left_over.load(SeqCst), 0);
+    }
+
+    #[test]
+    fn a_stream_that_is_dropped_ends_its_thread_and_says_that_something_is_left() {
+        let (data, made, notes) = numbers(|n| Some(Ok(n)));
+        notes.is_known.store(true, SeqCst);
+        let mut records = data.open(0, 0, 0).unwrap();
+        assert_eq!(values(&records.next().unwrap().unwrap()), (0, true));
+        drop(records);
+        assert_eq!(notes.left_over.load(SeqCst), 1);
+        let after = made.load(SeqCst);
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(made.load(SeqCst), after);
+        assert_eq!(Arc::strong_count(&notes), 2, "the test's and the data's");
+    }
+
+    #[test]
+    fn errors_and_panics_come_in_their_place() {
+        fn make(n: i64) -> Option<Result<i64>> {
+            match n {
+                3 => panic!("three"),
+                5 => Some(Err(Error::new(ErrorKind::Data, "five"))),
+                n => Some(Ok(n)),
+            }
+        }
+        let mut found = Vec::new();
+        for is_known in [false, true] {
+            let (data, _, notes) = numbers(make);
+            notes.is_known.store(is_known, SeqCst);
+            let mut records = data.open(0, 0, 0).unwrap();
+            found.push(Vec::new());
+            for _ in 0..6 {
+                let next = catch_unwind(AssertUnwindSafe(|| records.next()));
+                found.last_mut().unwrap().push(match next {
+                    Ok(Some(Ok(record))) => values(&record).0.to_string(),
+                    Ok(Some(Err(error))) => format!("error {error}"),
+                    Ok(None) => "end".to_owned(),
+                    Err(panic) => format!("panic {}", panic.downcast_ref::<&str>().unwrap()),
+                });
+            }
+        }
+        assert_eq!(found[0], ["0", "1", "2", "panic three", "4", "error five"]);
+        assert_eq!(found[1], found[0]);
+    }
+}
