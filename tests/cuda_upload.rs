@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use cuda_host::{Log, numbers};
 use elistimator::device::Cuda;
-use elistimator::nn::{Part, Visitor, sparse_cross_entropy};
+use elistimator::nn::{Part, Tensor, Visitor, sparse_cross_entropy};
 use elistimator::prelude::*;
 
 const INPUTS: usize = 64;
@@ -39,14 +39,14 @@ network! {
 }
 
 impl Classifier {
-    fn input<D: Device>(&self, features: &Features<D>, name: &str) -> ModelResult<nn::Tensor<(usize, usize), D>> {
+    fn input<D: Device>(&self, features: &Features<D>, name: &str) -> ModelResult<Tensor<(usize, usize), D>> {
         for _ in 0..self.more_often {
             self.ask(features, name)?;
         }
         self.ask(features, name)
     }
 
-    fn ask<D: Device>(&self, features: &Features<D>, name: &str) -> ModelResult<nn::Tensor<(usize, usize), D>> {
+    fn ask<D: Device>(&self, features: &Features<D>, name: &str) -> ModelResult<Tensor<(usize, usize), D>> {
         if self.copies {
             let values = features.array(name)?.to_f32()?;
             return Ok(features.device().try_tensor_from_vec(values, (features.batch_size(), INPUTS))?);
@@ -189,7 +189,8 @@ fn a_batch_is_uploaded_by_another_thread_before_its_step() {
     let steps = BATCHES as usize - 2;
     assert_eq!((count(&lines, &all), count(&lines, &aside)), (steps, steps), "{lines:?}");
     assert_eq!(count(&lines, &format!("d2d {BYTES}")), steps);
-    assert_eq!((count(&lines, "d2h"), count(&lines, "sync")), (0, 0), "{lines:?}");
+    // Each verb ends with the loss read.
+    assert_eq!((count(&lines, "d2h"), count(&lines, "sync")), (steps, steps), "{lines:?}");
     // The labels and their weights, and dfdx's 1, go the way of what is small.
     assert_eq!(count(&lines, "h2d"), 3 * steps, "{lines:?}");
 
@@ -202,7 +203,14 @@ fn a_batch_is_uploaded_by_another_thread_before_its_step() {
     // The next pass knows from its first batch on.
     estimator.train().unwrap();
     let lines = log.lines();
-    assert_eq!(count(&lines, &aside), BATCHES as usize - 1, "{lines:?}");
+    assert_eq!((count(&lines, &all), count(&lines, &aside)), (steps + 1, steps + 1), "{lines:?}");
+    assert_eq!((count(&lines, "d2h"), count(&lines, "sync"), count(&lines, "lock")), (1, 1, 0), "{lines:?}");
+    let mut ended = 0;
+    for step in 0..=steps {
+        let launch = ended + lines[ended..].iter().position(|line| line.starts_with("launch")).unwrap();
+        assert!(count(&lines[..launch], &aside) > step, "step {step} was launched first");
+        ended = launch + lines[launch..].iter().position(|line| line == "launch sgd_update").unwrap() + 1;
+    }
 }
 
 /// The weights after two passes, and the metrics of a validation.
