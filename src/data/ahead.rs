@@ -134,13 +134,22 @@ impl<P: Preparation> Iterator for Prepared<P> {
         }
         match &mut self.records {
             From::Here(input) => Some(input.next()?.map(|record| self.preparation.here(record))),
-            From::Thread(items, _) => match items.recv().ok()? {
-                Item::Record(record) => Some(Ok(record)),
-                Item::Failed(error) => Some(Err(error)),
-                Item::Panicked(panic, input) => {
+            From::Thread(items, _) => match items.recv() {
+                Ok(Item::Record(record)) => Some(Ok(record)),
+                Ok(Item::Failed(error)) => Some(Err(error)),
+                Ok(Item::Panicked(panic, input)) => {
                     // As if there were no thread, also for whoever goes on after it.
                     self.records = From::Here(input);
                     resume_unwind(panic)
+                }
+                Err(_) => {
+                    // The end, unless the thread has another reason.
+                    if let From::Thread(_, thread) = std::mem::replace(&mut self.records, From::Nowhere)
+                        && let Err(panic) = thread.join()
+                    {
+                        resume_unwind(panic);
+                    }
+                    None
                 }
             },
             From::Nowhere => None,
@@ -193,6 +202,32 @@ mod tests {
         fn left_over(&self) {
             self.left_over.fetch_add(1, SeqCst);
         }
+    }
+
+    /// Breaks its promise.
+    struct Panics;
+
+    impl Preparation for Panics {
+        fn is_known(&self) -> bool {
+            true
+        }
+
+        fn ahead(&self, _: Record) -> Record {
+            panic!("broken")
+        }
+
+        fn here(&self, record: Record) -> Record {
+            record
+        }
+
+        fn left_over(&self) {}
+    }
+
+    #[test]
+    fn a_thread_that_panics_is_no_end_of_the_data() {
+        let data = Dataset::from_records(vec![Record::new()]).ahead(Panics);
+        let mut records = data.open(0, 0, 0).unwrap();
+        assert!(catch_unwind(AssertUnwindSafe(|| records.next().is_none())).is_err());
     }
 
     /// The numbers from 0 on, what counts those that were made, and the notes.

@@ -188,6 +188,7 @@ pub(crate) fn upload<S: Shape>(
     let tensor = asking(len * size_of::<f32>(), || device.try_zeros_like(&(len,)))?;
     let context = Context::of(&tensor)?;
     let output = Output::around(&context, tensor)?;
+    context.device.bind_to_thread().map_err(CudaError::from)?;
     let sent = match ahead::claim(&context, batch, name).and_then(|ticket| context.uploads().sent.remove(&ticket)) {
         Some(place) => Ok(Some(place)),
         None => context.send(array),
