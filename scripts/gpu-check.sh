@@ -12,7 +12,7 @@
 set -euo pipefail
 
 # The programs of a check: tests that run on every device, by the name of their file, and examples.
-tests=(cuda_driver cuda_memory)
+tests=(cuda_driver cuda_memory cuda_upload)
 examples=(mnist workload)
 workloads=(cnn mlp lstm)
 # What the network of the MNIST example must reach after its epochs: 0.984 on the CPU.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
-use crate::data::Array;
+use crate::data::{Dataset, Record};
 use crate::nn::Tensor;
 use crate::nn::backend::Backend;
 use crate::optim::update::Update;
@@ -28,10 +28,17 @@ pub trait Device: Backend + Update {
     /// `"cpu"` or `"cuda:0"`: the name under which a checkpoint remembers where it was trained.
     fn name(&self) -> String;
 
-    /// A host array as a tensor of this shape, which holds as many values.
+    /// An array of a batch as a tensor of this shape, which holds as many values.
     #[doc(hidden)]
-    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
-        Ok(self.try_tensor_from_vec(array.to_f32()?, shape)?)
+    fn tensor_of<S: Shape>(&self, batch: &Record, name: &str, shape: S) -> ModelResult<Tensor<S, Self>> {
+        Ok(self.try_tensor_from_vec(batch.get(name)?.to_f32()?, shape)?)
+    }
+
+    /// The same batches, with the arrays that [`tensor_of`](Self::tensor_of) will be asked for on their way to the device
+    /// before they are handed out, where that spares time.
+    #[doc(hidden)]
+    fn upload_ahead(&self, batches: Dataset) -> Dataset {
+        batches
     }
 
     /// Bounds what this process takes of the device's memory; see [`Builder::memory_fraction`](crate::Builder).
@@ -166,10 +173,18 @@ impl Device for Cuda {
         }
     }
 
-    fn tensor_of<S: Shape>(&self, array: &Array, shape: S) -> ModelResult<Tensor<S, Self>> {
-        match crate::nn::cuda::upload(self, array, shape)? {
+    fn tensor_of<S: Shape>(&self, batch: &Record, name: &str, shape: S) -> ModelResult<Tensor<S, Self>> {
+        match crate::nn::cuda::upload(self, batch, name, shape)? {
             Some(tensor) => Ok(tensor),
-            None => crate::nn::cuda::copy(self, array, shape),
+            None => crate::nn::cuda::copy(self, batch.get(name)?, shape),
+        }
+    }
+
+    fn upload_ahead(&self, batches: Dataset) -> Dataset {
+        match crate::nn::cuda::Context::open(self) {
+            Ok(context) => crate::nn::cuda::upload_ahead(context, batches),
+            // What is wrong with the device shows in the first step.
+            Err(_) => batches,
         }
     }
 

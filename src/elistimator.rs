@@ -110,7 +110,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// in this directory, [`ErrorKind::Settings`] when the data is not what the restored run was trained on and
     /// [`Inputs::continue_with_new_data`] was not said, [`ErrorKind::Io`] when the directory cannot be written.
     pub fn setup(&mut self, inputs: Inputs) -> Result<&mut Self> {
-        let train = self.prepare(inputs.train?, "training")?;
+        let train = self.device.upload_ahead(self.prepare(inputs.train?, "training")?);
         let mut validation = Vec::new();
         for (name, dataset) in inputs.validation {
             validation.push((name, self.prepare(dataset?, "validation")?));

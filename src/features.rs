@@ -64,7 +64,7 @@ impl<D: Device> Features<D> {
         }
         let shape = shape_of::<S>(array.dims())
             .ok_or_else(|| wrong(name, array, &format!("a tensor of shape {}", shape_name::<S>())))?;
-        self.device.tensor_of(array, shape)
+        self.device.tensor_of(&self.record, name, shape)
     }
 
     /// An input as the ids of an [`Embedding`](crate::nn::Embedding), in the shape that is written, batch first:

@@ -17,9 +17,9 @@ pub(crate) struct Feed {
     dataset: Dataset,
     seed: u64,
     position: Position,
-    stream: Option<Stream>,
     /// One batch ahead where the length is unknown: only so is the end of an epoch seen when its last batch is done.
     ahead: Option<Record>,
+    stream: Option<Stream>,
     epoch_length: Option<u64>,
     /// How long it took to go to a place within an epoch, until somebody is told.
     sought: Option<(Position, Duration)>,
@@ -46,7 +46,7 @@ impl Feed {
 
     /// Goes to another place; the next batch comes from there.
     pub(crate) fn seek(&mut self, position: Position) {
-        (self.stream, self.ahead, self.position) = (None, None, position);
+        (self.ahead, self.stream, self.position) = (None, None, position);
     }
 
     /// The next batch, without taking it: the first one fixes the signature.

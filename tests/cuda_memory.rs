@@ -287,7 +287,7 @@ fn a_step_copies_its_batch_and_nothing_else_from_locked_memory() {
     let lines = log.lines();
     let count = |wanted: &str| lines.iter().filter(|line| line.as_str() == wanted).count();
     // The inputs; labels with their weights, so few that the driver takes them along; and dfdx's 1 to go back from.
-    assert_eq!(count("h2d 131072 locked beside"), 5);
+    assert_eq!(count("h2d 131072 locked beside aside"), 5);
     assert_eq!((count("h2d 4096 pageable"), count("h2d 4 pageable")), (5, 5));
     assert_eq!(lines.iter().filter(|line| line.starts_with("h2d")).count(), 15, "{lines:?}");
     assert_eq!(count("d2d 131072"), 5);

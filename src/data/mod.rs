@@ -1,5 +1,7 @@
 //! Data on the host: named arrays, recipes for streams of them, and what is inferred from them.
 
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) mod ahead;
 mod array;
 mod bucket;
 mod cache;
@@ -7,7 +9,7 @@ mod cache_file;
 mod concatenate;
 mod csv;
 mod csv_column;
-mod dataset;
+pub(crate) mod dataset;
 mod description;
 mod flat_map;
 mod idx;

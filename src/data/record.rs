@@ -1,5 +1,12 @@
 //! Named arrays: one example, or one batch.
 
+#[cfg(feature = "cuda")]
+use std::any::Any;
+#[cfg(feature = "cuda")]
+use std::panic::{RefUnwindSafe, UnwindSafe};
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
+
 use crate::data::Array;
 use crate::{Error, ErrorKind, Result};
 
@@ -7,6 +14,41 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Record {
     entries: Vec<(String, Array)>,
+    #[cfg(feature = "cuda")]
+    beside: Beside,
+}
+
+/// What a device knows of a record and nobody else: no part of its value, and nothing once the record is changed.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Default)]
+struct Beside(Option<Arc<dyn Any + Send + Sync + UnwindSafe + RefUnwindSafe>>);
+
+#[cfg(feature = "cuda")]
+impl PartialEq for Beside {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl std::fmt::Debug for Beside {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_some() { "something" } else { "nothing" })
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Record {
+    /// Puts something of a device beside the arrays.
+    pub(crate) fn set_beside(&mut self, something: Arc<dyn Any + Send + Sync + UnwindSafe + RefUnwindSafe>) {
+        self.beside = Beside(Some(something));
+    }
+
+    /// What was put there, if it is of this type.
+    pub(crate) fn beside<T: 'static>(&self) -> Option<&T> {
+        let something: &dyn Any = self.beside.0.as_deref()?;
+        something.downcast_ref()
+    }
 }
 
 impl Record {
@@ -25,6 +67,7 @@ impl Record {
     /// Puts an array under a name; one of the same name is replaced.
     pub fn insert(&mut self, name: impl Into<String>, array: impl Into<Array>) {
         let (name, array) = (name.into(), array.into());
+        self.forget();
         match self.entries.iter_mut().find(|(known, _)| *known == name) {
             Some((_, place)) => *place = array,
             None => self.entries.push((name, array)),
@@ -34,6 +77,7 @@ impl Record {
     /// Takes an array out.
     pub fn remove(&mut self, name: &str) -> Option<Array> {
         let index = self.entries.iter().position(|(known, _)| known == name)?;
+        self.forget();
         Some(self.entries.remove(index).1)
     }
 
@@ -61,6 +105,14 @@ impl Record {
     /// The names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Forgets what was about the arrays as they were.
+    fn forget(&mut self) {
+        #[cfg(feature = "cuda")]
+        {
+            self.beside = Beside::default();
+        }
     }
 
     /// The number of arrays.

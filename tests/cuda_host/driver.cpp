@@ -1,17 +1,19 @@
 // A double of the CUDA driver and of cuBLAS for machines without a GPU, to be preloaded before both: device memory is host
 // memory, our kernels (and those of dfdx that a training step needs) run as loops, matrix products are loops, and every
 // call that matters is logged. dfdx's host code and ours run as they are, so tests can compare results with the CPU's, and
-// count launches, copies and waits.
+// count launches, copies and waits. A copy that reads or writes memory before it may ends the program.
 //
 // DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
 // DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
 // DRIVER_POOLS is "old" for a driver that knows no bound of memory pools, and "careless" for one that does not keep it.
 // DRIVER_BUSY makes events seem not to have happened until somebody waits for them.
-// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, lock and sync.
+// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, lock and sync; an h2d
+// by another thread than the one that launches is "aside".
 #include "shim.h"
 #include "kernels.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +21,7 @@
 #include <fcntl.h>
 #include <mutex>
 #include <unistd.h>
+#include <vector>
 
 static void note(const char *format, ...) {
   static int file = [] {
@@ -113,6 +116,15 @@ struct Stream {
     }
   }
 };
+// How many copies into each place are queued there, and not done.
+static auto &under_way = *new std::map<u64, int>;
+static void refuse(const char *why) {
+  fprintf(stderr, "%s\n", why);
+  abort();
+}
+// The thread that launches kernels; others are told from it by the address of something of theirs.
+static thread_local char this_thread;
+static std::atomic<char *> launcher;
 struct Event {
   Stream *stream = nullptr; // null for the default one
   u64 position = 0;
@@ -178,7 +190,9 @@ int cuStreamWaitEvent(void *stream, void *event_, unsigned) {
 int cuEventQuery(void *event_) {
   const std::lock_guard<std::mutex> lock(stream_lock);
   const Event event = *(Event *)event_;
-  return event.is_recorded && getenv("DRIVER_BUSY") ? 600 : 0;
+  if (event.is_recorded && getenv("DRIVER_BUSY")) return 600;
+  if (event.stream) event.stream->run(event.position);
+  return 0;
 }
 int cuEventSynchronize(void *event_) {
   const std::lock_guard<std::mutex> lock(stream_lock);
@@ -236,6 +250,10 @@ int cuMemFreeAsync(u64 p, void *) {
   const auto found = blocks.find(p);
   if (found == blocks.end()) abort();
   const size_t n = found->second.size;
+  {
+    const std::lock_guard<std::mutex> lock(stream_lock);
+    if (under_way[p]) refuse("memory is freed before a copy into it");
+  }
   taken -= n;
   found->second.pool->used -= n;
   blocks.erase(found);
@@ -278,12 +296,19 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
     --after;
     return (u64)from + n <= after->first + after->second;
   }();
-  note("h2d %zu %s%s\n", n, is_locked ? "locked" : "pageable", stream_ ? " beside" : "");
+  const bool is_aside = launcher && launcher != &this_thread;
+  note("h2d %zu %s%s%s\n", n, is_locked ? "locked" : "pageable", stream_ ? " beside" : "", is_aside ? " aside" : "");
   if (Stream *stream = (Stream *)stream_) {
     const std::lock_guard<std::mutex> lock(stream_lock);
     // What the default stream may still do with this memory must be known to be done.
-    if (last_use[to] > stream->seen) return fprintf(stderr, "a copy does not wait for its memory\n"), abort(), 1;
-    stream->queue([=] { memcpy((void *)to, from, n); });
+    if (last_use[to] > stream->seen) refuse("a copy does not wait for its memory");
+    const std::vector<char> queued((const char *)from, (const char *)from + n);
+    ++under_way[to];
+    stream->queue([=] {
+      if (memcmp(queued.data(), from, n)) refuse("a place of the host is written before it was read");
+      memcpy((void *)to, from, n);
+      --under_way[to];
+    });
     return 0;
   }
   return memcpy((void *)to, from, n), 0;
@@ -296,6 +321,7 @@ int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void *) {
   {
     const std::lock_guard<std::mutex> lock(stream_lock);
+    if (under_way[from]) refuse("a place of the device is read before it was written");
     last_use[from] = ++default_uses;
   }
   return memcpy((void *)to, (void *)from, n), note("d2d %zu\n", n), 0;
@@ -311,6 +337,7 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned 
                    void **arguments, void **) {
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
+  launcher = &this_thread;
   const char *name = (const char *)function;
   // What a real device refuses.
   if (gx == 0 || gy == 0 || gy > 65535 || bx == 0 || bx > 1024) return 1;

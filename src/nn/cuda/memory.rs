@@ -143,7 +143,7 @@ pub(crate) fn trim(device: &Cuda) {
     }
     let Some(number) = current_device() else { return };
     if let Some(context) = Context::known(number) {
-        let _ = context.uploads.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = context.free_places(true);
     }
     // The places of the uploads are freed behind what is queued: nothing.
     if device.try_synchronize().is_ok()

@@ -3,6 +3,7 @@
 //! order with it, since both use the device's default stream.
 #![allow(unsafe_code)] // launching kernels and calling cuBLAS is unsafe: this folder alone does it, and says why it is sound
 
+mod ahead;
 mod attention;
 mod backend;
 mod batch_norm;
@@ -19,6 +20,7 @@ mod memory;
 mod module;
 mod normalization;
 mod optimizer;
+mod place;
 mod pointer;
 mod pool;
 mod record;
@@ -26,6 +28,7 @@ mod recurrent;
 mod update;
 mod upload;
 
+pub(crate) use ahead::upload_ahead;
 pub(crate) use context::Context;
 pub(crate) use memory::{bound, error, held, of_panic, trim};
 pub(crate) use upload::{copy, upload};

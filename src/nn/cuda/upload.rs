@@ -4,36 +4,47 @@
 //! is there already, and memory allocated on the default stream may be used only behind what is queued there: hence the
 //! second copy, at the speed of the device's memory.
 
-use std::collections::VecDeque;
-use std::mem::ManuallyDrop;
-use std::sync::PoisonError;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{MutexGuard, PoisonError};
 
-use cudarc::driver::sys::{self, CUevent, CUevent_flags_enum, CUevent_wait_flags_enum, CUstream};
-use cudarc::driver::{CudaSlice, DevicePtr, DriverError, result};
+use cudarc::driver::sys::CUstream;
+use cudarc::driver::{DriverError, result};
 use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, CudaError, TensorFromVec, ZerosTensor};
 use dfdx::tensor_ops::ReshapeTo;
 
+use super::ahead;
 use super::context::Context;
 use super::memory::asking;
+use super::place::Place;
 use super::pointer::Output;
 use crate::ModelResult;
-use crate::data::Array;
+use crate::data::{Array, Dtype, Record};
 use crate::nn::Tensor;
 
 /// Up to this size a copy from any memory does not keep the host waiting: the driver takes the values along.
 const SMALL: usize = 64 << 10;
-/// How many places of one size there are: the host is not further ahead of the device than that.
+/// How many places of one size there are, unless all of them hold values that wait for the training thread: that is not
+/// further ahead of the device than that.
 const MOST_OF_A_SIZE: usize = 3;
 /// How much memory of the host is locked at most, and as much taken of the device.
 const MOST_BYTES: usize = 512 << 20;
 
-/// The stream of the copies, and their places, the longest unused first.
+/// The stream of the copies, and their places.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     stream: Option<Stream>,
-    slots: VecDeque<Slot>,
+    /// Those that nobody uses, the longest unused first.
+    idle: VecDeque<Place>,
+    /// Those that were sent ahead, by their tickets.
+    sent: BTreeMap<Ticket, Place>,
+    next: Ticket,
+    /// How many there are of each capacity, also those in use.
+    count: BTreeMap<usize, usize>,
 }
+
+/// What a place that was sent ahead is claimed with.
+pub(super) type Ticket = u64;
 
 #[derive(Debug)]
 struct Stream(CUstream);
@@ -41,115 +52,49 @@ struct Stream(CUstream);
 // SAFETY: a stream may be used by any thread that has its device's context.
 unsafe impl Send for Stream {}
 
-/// A place of page-locked memory, full of values, and one as large on the device.
-#[derive(Debug)]
-struct Slot {
-    host: *mut f32,
-    device: CudaSlice<f32>,
-    /// In values.
-    capacity: usize,
-    /// The host's place was read: it may be written again.
-    uploaded: CUevent,
-    /// The device's place was read.
-    consumed: CUevent,
-}
-
-// SAFETY: the slot is the only owner of its memory and events, which any thread with the device's context may use.
-unsafe impl Send for Slot {}
-
-impl Slot {
-    fn new(context: &Context, capacity: usize) -> Result<Self, CudaError> {
-        let device = context.uninitialized::<f32>(capacity)?;
-        let uploaded = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
-        let consumed = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
-        let mut host = std::ptr::null_mut();
-        // SAFETY: it writes the address of so many bytes, if it succeeds; the event was just made. The copy into the new
-        // memory waits for it, and so comes behind what the memory was used for before.
-        unsafe {
-            sys::cuMemHostAlloc(&mut host, capacity * size_of::<f32>(), 0).result()?;
-            host.cast::<f32>().write_bytes(0, capacity);
-            result::event::record(consumed, std::ptr::null_mut())?;
-        }
-        Ok(Self { host: host.cast(), device, capacity, uploaded, consumed })
-    }
-
-    /// Whether the host's place is free.
-    fn is_free(&self) -> bool {
-        // SAFETY: the event lives as long as the slot.
-        unsafe { sys::cuEventQuery(self.uploaded) }.result().is_ok()
-    }
-
-    /// Waits until the host's place is free.
-    fn wait(&self) -> Result<(), DriverError> {
-        // SAFETY: as above.
-        unsafe { sys::cuEventSynchronize(self.uploaded) }.result()
-    }
-
-    /// Queues the copies of its values.
-    ///
-    /// # Safety
-    /// `values` must be the start of the host's place, `to` memory of the device for as many, valid on its default stream,
-    /// and `stream` one of that device.
-    unsafe fn queue(self, values: &[f32], to: u64, stream: CUstream) -> Result<Self, DriverError> {
-        let (staging, default) = (*self.device.device_ptr(), std::ptr::null_mut());
-        let wait = CUevent_wait_flags_enum::CU_EVENT_WAIT_DEFAULT;
-        // Should a call fail, the place is leaked: what was queued may still use it.
-        let slot = ManuallyDrop::new(self);
-        // SAFETY: the stream and the events live, and staging has room for the values. The host's place is written again
-        // only when `uploaded` has happened, and the device's when `consumed` has.
-        unsafe {
-            result::stream::wait_event(stream, slot.consumed, wait)?;
-            result::memcpy_htod_async(staging, values, stream)?;
-            result::event::record(slot.uploaded, stream)?;
-            result::stream::wait_event(default, slot.uploaded, wait)?;
-            result::memcpy_dtod_async(to, staging, size_of_val(values), default)?;
-            result::event::record(slot.consumed, default)?;
-        }
-        Ok(ManuallyDrop::into_inner(slot))
-    }
-
-    /// Frees the slot; an error leaks it, since the device may be reading it.
-    fn free(self) -> Result<(), DriverError> {
-        self.wait()?;
-        // SAFETY: nothing reads the host's place any more, and events may be destroyed before they have happened.
-        unsafe {
-            sys::cuMemFreeHost(self.host.cast()).result()?;
-            result::event::destroy(self.uploaded)?;
-            result::event::destroy(self.consumed)
-        }
-    }
+/// Where the next values go.
+enum Found {
+    Idle(Place),
+    /// A new place, which is counted already.
+    New,
+    /// There would be too many.
+    Nowhere,
 }
 
 impl Uploads {
-    /// A place for so many values.
-    fn take(&mut self, context: &Context, len: usize) -> Result<Slot, CudaError> {
-        let capacity = capacity(len);
-        let fits = |slot: &Slot| slot.capacity == capacity;
-        let free = self.slots.iter().position(|slot| fits(slot) && slot.is_free());
-        if let Some(slot) = free.and_then(|free| self.slots.remove(free)) {
-            return Ok(slot);
+    /// The way for so many values, and places to be freed for it.
+    fn find(&mut self, capacity: usize) -> (Found, Vec<Place>) {
+        let fits = |place: &Place| place.capacity() == capacity;
+        let free = self.idle.iter().position(|place| fits(place) && place.is_free());
+        if let Some(place) = free.and_then(|free| self.idle.remove(free)) {
+            return (Found::Idle(place), Vec::new());
         }
-        let locked = |slots: &VecDeque<Slot>| slots.iter().map(|slot| slot.capacity * size_of::<f32>()).sum::<usize>();
-        let is_full = |slots: &VecDeque<Slot>| locked(slots) + capacity * size_of::<f32>() > MOST_BYTES;
-        if is_full(&self.slots) || self.slots.iter().filter(|slot| fits(slot)).count() >= MOST_OF_A_SIZE {
+        if self.is_full(capacity) || self.count.get(&capacity).is_some_and(|count| *count >= MOST_OF_A_SIZE) {
             // The one that was used first is free first.
-            if let Some(slot) = self.slots.iter().position(fits).and_then(|first| self.slots.remove(first)) {
-                slot.wait()?;
-                return Ok(slot);
+            if let Some(place) = self.idle.iter().position(fits).and_then(|first| self.idle.remove(first)) {
+                return (Found::Idle(place), Vec::new());
             }
         }
-        while is_full(&self.slots) {
-            match self.slots.pop_front() {
-                Some(oldest) => oldest.free()?,
-                None => break,
-            }
+        let mut freed = Vec::new();
+        while self.is_full(capacity) {
+            let Some(oldest) = self.idle.pop_front() else { return (Found::Nowhere, freed) };
+            self.discount(oldest.capacity());
+            freed.push(oldest);
         }
-        Slot::new(context, capacity)
+        *self.count.entry(capacity).or_default() += 1;
+        (Found::New, freed)
     }
 
-    /// Frees all places, after the device has done all that it was asked for.
-    pub(super) fn clear(&mut self) -> Result<(), DriverError> {
-        self.slots.drain(..).try_for_each(Slot::free)
+    /// Whether one more of this capacity is too much.
+    fn is_full(&self, capacity: usize) -> bool {
+        let values: usize = self.count.iter().map(|(capacity, count)| capacity * count).sum();
+        (values + capacity) * size_of::<f32>() > MOST_BYTES
+    }
+
+    fn discount(&mut self, capacity: usize) {
+        if let Some(count) = self.count.get_mut(&capacity) {
+            *count = count.saturating_sub(1);
+        }
     }
 
     /// The stream, made when it is first asked for: one that the default stream does not wait for on its own.
@@ -160,40 +105,105 @@ impl Uploads {
         let made = result::stream::create(result::stream::StreamKind::NonBlocking)?;
         Ok(self.stream.insert(Stream(made)).0)
     }
+}
 
-    /// Copies the values of an array to memory of the device.
-    ///
-    /// # Safety
-    /// `to` must point to as many values on the device, valid on its default stream.
-    unsafe fn copy(&mut self, context: &Context, array: &Array, to: u64) -> ModelResult<()> {
-        context.device.bind_to_thread().map_err(CudaError::from)?;
-        let stream = self.stream().map_err(CudaError::from)?;
-        let slot = self.take(context, array.len())?;
-        // SAFETY: the place has room for as many values; they are initialized, and nothing else reads or writes them before
-        // the copy below.
-        let values = unsafe { std::slice::from_raw_parts_mut(slot.host, array.len()) };
-        array.write_f32(values)?;
-        // SAFETY: `to` is as this function was promised.
-        let slot = unsafe { slot.queue(values, to, stream) }.map_err(CudaError::from)?;
-        self.slots.push_back(slot);
-        Ok(())
+impl Context {
+    fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends the values of an array, which is [large](is_large), to a place on the device; `None` if there is none for them.
+    fn send(&self, array: &Array) -> ModelResult<Option<Place>> {
+        self.device.bind_to_thread().map_err(CudaError::from)?;
+        let capacity = capacity(array.len());
+        // What takes long is done without the lock: another thread may want a place.
+        let (found, freed) = self.uploads().find(capacity);
+        let freed = freed.into_iter().try_for_each(Place::free).map_err(CudaError::from);
+        let mut place = match found {
+            Found::Idle(place) => place,
+            Found::New => {
+                let made = freed.and_then(|()| Place::new(self, capacity));
+                made.inspect_err(|_| self.uploads().discount(capacity))?
+            }
+            Found::Nowhere => return Ok(None),
+        };
+        if let Err(error) = place.write(array) {
+            self.uploads().idle.push_back(place);
+            return Err(error);
+        }
+        let stream = self.uploads().stream().map_err(CudaError::from)?;
+        // SAFETY: the stream is the one of the copies.
+        Ok(Some(unsafe { place.send(array.len(), stream) }.map_err(CudaError::from)?))
+    }
+
+    /// The same for a tensor that is asked for later.
+    pub(super) fn send_ahead(&self, array: &Array) -> ModelResult<Option<Ticket>> {
+        let Some(place) = self.send(array)? else { return Ok(None) };
+        let mut uploads = self.uploads();
+        let ticket = uploads.next;
+        uploads.next += 1;
+        uploads.sent.insert(ticket, place);
+        Ok(Some(ticket))
+    }
+
+    /// Gives the place of a ticket back that nobody asked for; whether it was still there.
+    pub(super) fn give_back(&self, ticket: Ticket) -> bool {
+        let mut uploads = self.uploads();
+        let place = uploads.sent.remove(&ticket);
+        let was_there = place.is_some();
+        uploads.idle.extend(place);
+        was_there
+    }
+
+    /// Frees the places that are not in use, after the device has done what it was asked for with them; also those that were
+    /// sent ahead, if so it is wanted: whoever asks for their values then sends them once more.
+    pub(super) fn free_places(&self, also_sent: bool) -> Result<(), DriverError> {
+        self.device.bind_to_thread()?;
+        let places = {
+            let mut uploads = self.uploads();
+            let mut places: Vec<_> = uploads.idle.drain(..).collect();
+            if also_sent {
+                places.extend(std::mem::take(&mut uploads.sent).into_values());
+            }
+            places.iter().for_each(|place| uploads.discount(place.capacity()));
+            places
+        };
+        places.into_iter().try_for_each(Place::free)
     }
 }
 
-/// The array as a tensor; `None` where dfdx's way is as good or the only one: for what is small, larger than what is locked,
-/// or when there is no memory for a place.
-pub(crate) fn upload<S: Shape>(device: &Cuda, array: &Array, shape: S) -> ModelResult<Option<Tensor<S, Cuda>>> {
-    let len = array.len();
-    if len <= SMALL / size_of::<f32>() || capacity(len) > MOST_BYTES / 2 / size_of::<f32>() {
+/// An array of a batch as a tensor; `None` where dfdx's way is as good or the only one: for what is small, larger than what is
+/// locked, or when there is no memory for a place.
+pub(crate) fn upload<S: Shape>(
+    device: &Cuda,
+    batch: &Record,
+    name: &str,
+    shape: S,
+) -> ModelResult<Option<Tensor<S, Cuda>>> {
+    let array = batch.get(name)?;
+    if !is_large(array) {
         return Ok(None);
     }
+    let len = array.len();
     let tensor = asking(len * size_of::<f32>(), || device.try_zeros_like(&(len,)))?;
     let context = Context::of(&tensor)?;
     let output = Output::around(&context, tensor)?;
-    let mut uploads = context.uploads.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: the output is new memory of `len` values, allocated on the default stream.
-    match unsafe { uploads.copy(&context, array, output.pointer()) } {
-        Ok(()) => Ok(Some(output.finish()?.try_reshape_like(&shape)?)),
+    context.device.bind_to_thread().map_err(CudaError::from)?;
+    let sent = match ahead::claim(&context, batch, name).and_then(|ticket| context.uploads().sent.remove(&ticket)) {
+        Some(place) => Ok(Some(place)),
+        None => context.send(array),
+    };
+    let delivered = sent.and_then(|place| {
+        let Some(place) = place else { return Ok(false) };
+        // SAFETY: the output is new memory of `len` values, allocated on the default stream, and as many were sent: a
+        // ticket is for all values of the array that it came with.
+        let place = unsafe { place.deliver(len, output.pointer()) }.map_err(CudaError::from)?;
+        context.uploads().idle.push_back(place);
+        Ok(true)
+    });
+    match delivered {
+        Ok(true) => Ok(Some(output.finish()?.try_reshape_like(&shape)?)),
+        Ok(false) => Ok(None),
         Err(error) => {
             let error = error.into_error();
             log::debug!("a batch is copied from memory that is not locked: {error}");
@@ -206,6 +216,12 @@ pub(crate) fn upload<S: Shape>(device: &Cuda, array: &Array, shape: S) -> ModelR
 pub(crate) fn copy<S: Shape>(device: &Cuda, array: &Array, shape: S) -> ModelResult<Tensor<S, Cuda>> {
     let values = array.to_f32()?;
     Ok(asking(size_of_val(values.as_slice()), || device.try_tensor_from_vec(values, shape))?)
+}
+
+/// Whether an array is worth a place, and not too large for one.
+pub(super) fn is_large(array: &Array) -> bool {
+    let values = SMALL / size_of::<f32>() + 1..=MOST_BYTES / 2 / size_of::<f32>();
+    array.dtype() != Dtype::Text && values.contains(&array.len()) && values.contains(&capacity(array.len()))
 }
 
 /// Of a place for so many values: there are few sizes, so that batches of many lengths find one another's places.
