@@ -4,11 +4,13 @@ use std::marker::PhantomData;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::checkpoint::{Monitor, Retention};
 use crate::checkpointing::Which;
 use crate::device::Cpu;
 use crate::progress::{LogEvery, ProgressMode};
-use crate::settings::Setting;
+use crate::settings::{Saved, Setting};
 use crate::{Device, DeviceSpec, Elistimator, ModelFn, Result};
 
 /// The direction in which a monitored metric gets better.
@@ -34,7 +36,7 @@ pub enum NotFinite {
 }
 
 /// Which average of the weights is kept.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Averaging {
     /// Of an exponential one; without it all weights count alike.
     pub(crate) decay: Option<f64>,
@@ -317,6 +319,18 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     #[must_use]
     pub fn allow(mut self, setting: Setting) -> Self {
         self.options.allowed.push(setting);
+        self
+    }
+
+    /// With what decides how training goes on, as a saved run has it.
+    pub(crate) fn trained_as(mut self, saved: &Saved) -> Self {
+        let value = |setting: Setting| saved.iter().find(|(name, _)| name == setting.name()).map(|(_, value)| value);
+        if let Some(Ok(batches)) = value(Setting::Accumulate).map(|value| value.parse()) {
+            self = self.accumulate(batches);
+        }
+        if let Some(Ok(average)) = value(Setting::Averages).map(|value| serde_json::from_str(value)) {
+            self.options.average = average;
+        }
         self
     }
 

@@ -79,7 +79,8 @@ impl<M: ModelFn<Cpu>> Elistimator<M, Cpu> {
 }
 
 impl<M: ModelFn<D>, D: Device> Builder<M, D> {
-    /// Begins with the hyper-parameters and the seed of a saved run; `build` then restores that checkpoint.
+    /// Begins with what a saved run was built with and what decides its numbers: hyper-parameters, seed, accumulation, averages of
+    /// the weights; `build` then restores that checkpoint.
     ///
     /// # Errors
     /// Those of [`Elistimator::from_disk`].
@@ -92,7 +93,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
             Which::Step(step) => store.load(*step)?,
             Which::Path(path) => store.load_path(path)?,
         };
-        Ok(Self::of_snapshot(&snapshot, model_dir)?.restoring(which))
+        Ok(Self::of_snapshot(&snapshot, model_dir)?.trained_as(&snapshot.state.settings).restoring(which))
     }
 
     /// Begins with the hyper-parameters and the seed of a snapshot.
@@ -338,9 +339,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         // Without data yet, `setup` compares what it brings.
         let dataset = self.feed.as_ref().map(Feed::dataset);
         let found = differences(&state.settings, &self.settings(dataset));
-        let takes_data = dataset.is_none() || self.takes_new_data;
-        let is_allowed =
-            |setting: Setting| self.options.allowed.contains(&setting) || (takes_data && setting.is_about_data());
+        let is_allowed = |setting: Setting| {
+            self.options.allowed.contains(&setting)
+                || (dataset.is_none() && setting.is_about_training())
+                || (self.takes_new_data && setting.is_about_data())
+        };
         check(&found, is_allowed)?;
         let place = |error: Error| error.at(format_args!("checkpoint of step {step}"));
         let signature: Option<Signature> = match state.signature.as_slice() {
@@ -398,6 +401,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             (Setting::HyperParameters, hyper_parameters),
             (Setting::Seed, self.options.seed.to_string()),
             (Setting::Accumulate, self.options.accumulate.to_string()),
+            (Setting::Averages, serde_json::to_string(&self.options.average).unwrap_or_default()),
             (Setting::Device, self.device.name()),
             (Setting::Threads, rayon::current_num_threads().to_string()),
             (Setting::Version, env!("CARGO_PKG_VERSION").to_owned()),

@@ -18,6 +18,9 @@ pub enum Setting {
     Data,
     /// The batches of one step. Not looked at in checkpoints that do not know it.
     Accumulate,
+    /// Which averages of the weights are kept ([`Builder::ema`](crate::Builder::ema), [`Builder::swa`](crate::Builder::swa)). Not
+    /// looked at in checkpoints that do not know it.
+    Averages,
     /// The run's seed.
     Seed,
     /// The type of device.
@@ -29,11 +32,12 @@ pub enum Setting {
 }
 
 impl Setting {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::HyperParameters, "hyper_parameters"),
         (Self::BatchSize, "batch_size"),
         (Self::Data, "data"),
         (Self::Accumulate, "accumulate"),
+        (Self::Averages, "averages"),
         (Self::Seed, "seed"),
         (Self::Device, "device"),
         (Self::Threads, "threads"),
@@ -48,6 +52,11 @@ impl Setting {
     /// Whether a difference in it is refused unless it is allowed.
     pub fn is_checked(self) -> bool {
         !matches!(self, Self::Threads | Self::Version)
+    }
+
+    /// Whether it matters only where training goes on.
+    pub(crate) fn is_about_training(self) -> bool {
+        self.is_about_data() || self == Self::Averages
     }
 
     /// Whether `continue_with_new_data` allows it.

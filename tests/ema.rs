@@ -49,9 +49,9 @@ fn averages_resume_exactly() {
     assert_eq!(resumed.global_step(), 7);
     resumed.train_steps(9).unwrap();
     assert_eq!(resumed.validate_ema().unwrap(), expected);
-    // A run that keeps no average reads the same checkpoint, and one that has none in its checkpoint begins one.
+    // A run that is to keep no average any more goes on from the same checkpoint, and one that has none in its checkpoint begins one.
     drop(resumed);
-    let mut without = in_dir(dir.path()).resume_or_start().unwrap();
+    let mut without = in_dir(dir.path()).allow(Setting::Averages).resume_or_start().unwrap();
     without.setup(Inputs::train(train_data())).unwrap();
     without.train_steps(1).unwrap().save_ckpt().unwrap();
     drop(without);
@@ -110,6 +110,41 @@ fn a_plain_mean_is_kept_looked_at_and_resumed() {
     estimator.restore_ckpt(9).unwrap();
     near(&mut estimator, &seen[..2]);
     drop(estimator);
-    let mut from_disk = Builder::<Line>::from_disk(dir.path(), 14).unwrap().swa(5, 2).build().unwrap();
+    let mut from_disk = Builder::<Line>::from_disk(dir.path(), 14).unwrap().build().unwrap();
     assert_eq!(from_disk.with_ema(|averaged| averaged.evaluate(points(17).batch(4))).unwrap(), metrics);
+}
+
+/// Goes on from what is in a directory with another setting: refused where training goes on, unless that was allowed.
+#[test]
+fn other_averages_are_another_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = in_dir(dir.path()).ema(0.9).accumulate(2).build().unwrap();
+    first.setup(Inputs::train(train_data())).unwrap().train_steps(3).unwrap();
+    first.save_ckpt().unwrap();
+    let averaged = first.with_ema(|first| first.hashes()).unwrap();
+    first.train_steps(4).unwrap();
+    let (unbroken, unbroken_average) = (first.hashes().unwrap(), first.with_ema(|first| first.hashes()).unwrap());
+    drop(first);
+
+    // From the disk it is the run that it was, without a word about its settings.
+    let mut again = Elistimator::<Line>::from_disk(dir.path()).unwrap();
+    assert_eq!(again.with_ema(|again| again.hashes()).unwrap(), averaged);
+    again.setup(Inputs::train(train_data())).unwrap().train_steps(4).unwrap();
+    assert_eq!(again.hashes().unwrap(), unbroken);
+    assert_eq!(again.with_ema(|again| again.hashes()).unwrap(), unbroken_average);
+    drop(again);
+
+    type Change = fn(Builder<Line>) -> Builder<Line>;
+    let others: [Change; 3] = [|builder| builder, |builder| builder.ema(0.99), |builder| builder.swa(0, 1)];
+    for change in others {
+        let other = || change(in_dir(dir.path()).accumulate(2));
+        let mut refused = other().resume_or_start().unwrap();
+        let error = refused.setup(Inputs::train(train_data())).map(drop).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Settings);
+        assert!(error.to_string().contains("averages: was {\"decay\":0.9,"), "{error}");
+        assert!(error.to_string().contains("Builder::allow(Setting::Averages)"), "{error}");
+        drop(refused);
+        let mut allowed = other().allow(Setting::Averages).resume_or_start().unwrap();
+        allowed.setup(Inputs::train(train_data())).unwrap().train_steps(1).unwrap();
+    }
 }
