@@ -6,7 +6,8 @@
 #
 #   source scripts/cuda-toolkit.sh        # installs, and exports what building and running need
 #
-# CUDA_COMPUTE_CAP (default 90) is the compute capability that dfdx's kernels are built for, without its dot.
+# CUDA_COMPUTE_CAP is the compute capability that dfdx's kernels are built for, without its dot: that of the GPU here by default,
+# 90 where there is none.
 #
 # What it works around in dfdx 0.13.0 / cudarc 0.9.15:
 # - dfdx's build script runs `nvidia-smi --query-gpu=compute_cap` even when CUDA_COMPUTE_CAP is set: a shim answers.
@@ -55,6 +56,8 @@ cuda_toolkit_shim() {
 }
 
 if [ -x /usr/local/cuda/bin/nvcc ] || cuda_toolkit_install /usr/local/cuda; then
+  CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-$({ nvidia-smi --query-gpu=compute_cap --format=csv,noheader || echo 9.0; } 2> /dev/null |
+    sed -n 's/^\([0-9]*\)\.\([0-9]*\).*/\1\2/p' | head -n 1)}
   export CUDA_PATH=/usr/local/cuda CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" PATH="/usr/local/cuda/bin:$PATH"
   command -v nvidia-smi > /dev/null || cuda_toolkit_shim /usr/local/cuda
   # To run what was built; the stub of libcuda last, so that a driver's own wins.

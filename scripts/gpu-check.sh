@@ -7,7 +7,11 @@
 #
 # The machine that runs needs a driver of the toolkit's version or newer, and the toolkit's libraries (cuBLAS, cuRAND, NVRTC):
 # in DIR/lib, in /usr/local/cuda/lib64, or in Python's packages, as PyTorch brings them. With PyTorch there (as the python3
-# that is found, or as $PYTHON) its rates are measured beside ours; with compute-sanitizer, memory is checked.
+# that is found, or as $PYTHON) its rates are measured beside ours; with compute-sanitizer, memory is checked. It is built for
+# devices of compute capability 9.0 and newer; CUDA_COMPUTE_CAP=80 before `--build` does it for 8.0 and newer.
+#
+# The page is written anew after each part, so that it is there whatever ends the rest. What is not done after
+# GPU_CHECK_TIME seconds (570) is not done, and the page says so. All that was printed is in DIR/logs.
 # The exit status is 1 if anything failed, or if there is no GPU.
 set -euo pipefail
 
@@ -18,8 +22,8 @@ workloads=(cnn mlp lstm)
 # What the network of the MNIST example must reach after its epochs: 0.984 on the CPU.
 mnist_arguments=(--device cuda:0 --epochs 5 --seed 7)
 mnist_accuracy=0.980
-# Seconds after which a part is given up.
-limit=${GPU_CHECK_LIMIT:-600}
+# Seconds after which everything is given up.
+time=${GPU_CHECK_TIME:-570}
 
 usage() {
   echo "usage: gpu-check.sh [--build DIR | --run DIR]" >&2
@@ -59,13 +63,37 @@ build() {
     awk 'NR == 1 { commit = $0 } END { print commit (NR > 1 ? " with changes" : "") }' > "$to/commit"
   # In a checkout elsewhere it may be the same file.
   cp scripts/gpu-check.sh "$to/gpu-check.sh"
+  echo "${CUDA_COMPUTE_CAP:-90}" > "$to/compute_cap"
+}
+
+# The programs run on devices of the compute capability that they were built for, and newer ones.
+capability() {
+  local built found
+  built=$(cat "$1/compute_cap" 2> /dev/null || true)
+  found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2> /dev/null | grep -o '[0-9]*\.[0-9]*' | head -n 1 | tr -d .) || true
+  if [ -n "$built" ] && [ -n "$found" ] && [ "$found" -lt "$built" ]; then
+    echo "gpu-check.sh: this was built for devices of compute capability $built and newer, and found one of $found;" \
+      "build it with CUDA_COMPUTE_CAP=$found" >&2
+    exit 1
+  fi
+}
+
+# bounded PROGRAM...: runs a program for as long as there is time
+bounded() {
+  local left=$((time - SECONDS))
+  timeout -k 5 "$((left > 1 ? left : 1))" "$@"
+}
+
+is_there_a_gpu() {
+  [[ $(nvidia-smi -L 2> /dev/null || true) == *GPU* ]]
 }
 
 # libraries FOLDER: lets the programs there find the toolkit's libraries, or says which they do not find
 libraries() {
   local folder missing
-  for folder in "$1/lib" /usr/local/cuda/lib64 $("$python" -c 'import glob, site
-for place in [*site.getsitepackages(), site.getusersitepackages()]: print(*glob.glob(place + "/nvidia/*/lib"), sep="\n")' \
+  # However Python was installed, it knows where the packages named nvidia are.
+  for folder in "$1/lib" /usr/local/cuda/lib64 $("$python" -c 'import glob, importlib.util
+for place in importlib.util.find_spec("nvidia").submodule_search_locations: print(*glob.glob(place + "/*/lib"), sep="\n")' \
     2> /dev/null); do
     [ -d "$folder" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
   done
@@ -77,27 +105,68 @@ for place in [*site.getsitepackages(), site.getusersitepackages()]: print(*glob.
   fi
 }
 
-# section TITLE COMMAND...: runs a command, and keeps its result for the table and its last lines for the page
+# section TITLE COMMAND...: runs a command, and keeps its result for the table and what matters of its output for the page
 section() {
-  local title=$1 status=passed start=$SECONDS
+  local title=$1 status=passed result=0 start=$SECONDS log
   shift
+  if [ $((time - SECONDS)) -lt 5 ]; then
+    echo "| $title | not run: the time was up | |" >> "$table"
+    is_late=1
+    return
+  fi
   echo "== $title" >&2
-  "$@" > "$log" 2>&1 || status="**failed** with status $?"
+  log=$logs/$(tr -c 'A-Za-z0-9\n' - <<< "$title").log
+  "$@" > "$log" 2>&1 || result=$?
+  if [ $result -ne 0 ]; then
+    status="**failed** with status $result" failed=1
+    [ $((time - SECONDS)) -gt 0 ] || status="**not finished**: the time was up" is_late=1
+  fi
   echo "| $title | $status | $((SECONDS - start)) s |" >> "$table"
   {
     printf '\n## %s\n\n%s, %d s\n\n```\n' "$title" "$status" $((SECONDS - start))
-    # Without what a progress bar wrote over, and whatever would end the block.
-    tr '\r' '\n' < "$log" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/```//g' | grep -v '^ *$' | tail -n 40
+    # Where tests failed, what they said is far above the end.
+    [ $result -eq 0 ] || plain "$log" | grep -m 12 -A 6 'panicked at' || true
+    plain "$log" | tail -n 40
     printf '```\n'
   } >> "$details"
-  [ "$status" = passed ] || failed=1
+  page "no, this is what there is so far"
+}
+
+# plain FILE: its text without what a progress bar wrote over, and whatever would end a block of the page
+plain() {
+  tr '\r' '\n' < "$1" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/```//g' | grep -v '^ *$'
+}
+
+# page FINISHED: writes what there is
+page() {
+  {
+    echo "# Results on a GPU"
+    echo
+    echo "Written by \`scripts/gpu-check.sh\`."
+    echo
+    echo "- date: $(date -u +%Y-%m-%d)"
+    echo "- commit: $(cat commit)"
+    echo "- device, driver, memory: $device"
+    echo "- processor: $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1), $(nproc) cores"
+    echo "- PyTorch: ${torch:-not found}"
+    echo "- finished: $1"
+    # dfdx looks for them where they were on the machine that built, and panics without them.
+    [ -e /usr/local/cuda/include/cuda_fp16.h ] ||
+      echo "- CUDA's headers are not in /usr/local/cuda/include: what dfdx compiles when it runs fails (concatenating, stacking," \
+        "reshaping what is not contiguous)"
+    echo
+    echo "| what | result | time |"
+    echo "|---|---|---|"
+    cat "$table" "$details"
+  } > "$results.new"
+  mv "$results.new" "$results"
 }
 
 # mnist: trains the network, and fails where it does not learn
 mnist() {
   local directory accuracy
   directory=$(mktemp -d)
-  timeout "$limit" ./mnist "${mnist_arguments[@]}" --data ./data --model-dir "$directory" | tee "$directory/output"
+  bounded ./mnist "${mnist_arguments[@]}" --data ./data --model-dir "$directory" | tee "$directory/output"
   accuracy=$(sed -n 's/^best:.*accuracy=\([0-9.]*\).*/\1/p' "$directory/output")
   rm -rf "$directory"
   echo "accuracy ${accuracy:-unknown}, expected at least $mnist_accuracy"
@@ -108,10 +177,10 @@ mnist() {
 rate() {
   local name=$1 line status=0
   shift
-  line=$(timeout "$limit" "$@" 2> "$log.errors" | tail -n 1) || status=$?
+  line=$(bounded "$@" 2> "$logs/errors" | tail -n 1) || status=$?
   if [ $status -ne 0 ]; then
     echo "$workload, $name: status $status:"
-    tr '\r' '\n' < "$log.errors" | tail -n 3
+    tr '\r' '\n' < "$logs/errors" | tail -n 3
     echo
     return 1
   fi
@@ -126,7 +195,7 @@ rates() {
   printf '%-10s %-44s %12s %12s\n' workload program 'train/s' 'eval/s'
   for workload in "${workloads[@]}"; do
     rate elistimator ./workload "$workload" --device cuda:0 --model-dir "$(mktemp -d)" || status=1
-    if "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; then
+    if [ -n "$torch" ]; then
       local torch=("$python" peers/pytorch.py "$workload" eager --device cuda)
       rate "PyTorch, loss read in every step" "${torch[@]}" || status=1
       rate "PyTorch, loss read in every 50th step" "${torch[@]}" --read-every 50 || status=1
@@ -138,48 +207,42 @@ rates() {
 }
 
 run() {
-  local from=$1 test folder page=$1/gpu-results.md failed=0 python=${PYTHON:-python3} log table details
+  local from=$1 test results=$1/gpu-results.md logs=$1/logs failed=0 is_late= python=${PYTHON:-python3} torch device table details
   cd "$from"
-  if ! nvidia-smi -L 2> /dev/null | grep -q GPU; then
+  if ! is_there_a_gpu; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and no page written" >&2
     exit 1
   fi
+  capability "$from"
   libraries "$from"
-  folder=$(mktemp -d)
-  log=$folder/log table=$folder/table details=$folder/details
+  device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)
+  # Once: importing it takes seconds.
+  torch=$(bounded "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() else "")' 2> /dev/null) || torch=
+  rm -rf "$logs"
+  mkdir -p "$logs"
+  table=$logs/table details=$logs/details
+  touch "$table" "$details"
+  # Where a toolkit has it, which need not be where programs are looked for.
+  PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
   export ELISTIMATOR_GPU=1
   for test in "${tests[@]}"; do
-    section "tests: $test" timeout "$limit" "./test-$test" --test-threads=1 --nocapture
+    section "tests: $test" bounded "./test-$test" --test-threads=1 --nocapture
   done
   section "MNIST: accuracy" mnist
   section "rates: steps per second" rates
   if command -v compute-sanitizer > /dev/null; then
     # Running out of memory is what some tests are about.
-    local sanitizer=(timeout "$limit" compute-sanitizer --report-api-errors no --error-exitcode 9)
+    local sanitizer=(bounded compute-sanitizer --report-api-errors no --error-exitcode 9)
     for test in "${tests[@]}"; do
       section "memcheck: $test" "${sanitizer[@]}" "./test-$test" --test-threads=1
+      [ "$test" != cuda_driver ] ||
+        section "racecheck: $test" "${sanitizer[@]}" --tool racecheck "./test-$test" --test-threads=1
     done
-    section "racecheck: cuda_driver" "${sanitizer[@]}" --tool racecheck ./test-cuda_driver --test-threads=1
   else
     echo "| memcheck, racecheck | not run: compute-sanitizer was not found | |" >> "$table"
   fi
-  {
-    echo "# Results on a GPU"
-    echo
-    echo "Written by \`scripts/gpu-check.sh\`."
-    echo
-    echo "- date: $(date -u +%Y-%m-%d)"
-    echo "- commit: $(cat commit)"
-    echo "- device, driver, memory: $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)"
-    echo "- processor: $(sed -n 's/^model name[^:]*: *//p' /proc/cpuinfo | head -n 1), $(nproc) cores"
-    echo "- PyTorch: $("$python" -c 'import torch; print(torch.__version__)' 2> /dev/null || echo 'not found')"
-    echo
-    echo "| what | result | time |"
-    echo "|---|---|---|"
-    cat "$table" "$details"
-  } > "$page"
-  rm -rf "$folder"
-  cat "$page"
+  page "$([ -z "$is_late" ] && echo yes || echo no, the time was up)"
+  cat "$results"
   return $failed
 }
 
@@ -191,7 +254,7 @@ case ${1:-} in
   "${1#--}" "$folder"
   ;;
 "")
-  if ! nvidia-smi -L 2> /dev/null | grep -q GPU; then
+  if ! is_there_a_gpu; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and docs/gpu-results.md is as it was" >&2
     exit 1
   fi

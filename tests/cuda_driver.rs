@@ -573,6 +573,57 @@ fn a_step_of_a_conditional_random_field_is_few_launches() {
     }
 }
 
+/// Kernels read as far as the layers' sizes say, and parameters are anybody's to replace.
+#[test]
+fn parameters_and_targets_of_other_sizes_are_errors() {
+    let Some(mut log) = double("parameters_and_targets_of_other_sizes_are_errors") else { return };
+    let device = open::<Cuda>();
+    let parameter = |dims: &[usize]| {
+        let len = dims.iter().product();
+        Parameter::from_vec(&device, dims, vec![0.5; len]).unwrap()
+    };
+    let rows = device.tensor_from_vec(numbers(1, 12), (4, 3));
+    let images = device.tensor_from_vec(numbers(1, 2 * 4 * 36), (2, 4, 6, 6));
+
+    let mut linear = Linear::new(&device, 3, 5).unwrap();
+    linear.weight = parameter(&[5, 2]);
+    let mut biased = Linear::new(&device, 3, 5).unwrap();
+    biased.bias = Some(parameter(&[4]));
+    let mut conv = Conv2D::builder(4, 6, 3).groups(2).build(&device).unwrap();
+    conv.weight = parameter(&[6, 1, 3, 3]);
+    let mut block = ConvBlock::new(&device, 4, 6, 3).unwrap();
+    block.bias = Some(parameter(&[5]));
+    let mut table = Embedding::new(&device, 7, 3).unwrap();
+    let other = device.tensor_from_vec(vec![0.5; 6], (6,));
+    let replace = |tensor: &mut Tensor<(usize,), Cuda>| {
+        *tensor = other;
+        Ok(())
+    };
+    table.weight.update(replace).unwrap();
+    log.counts();
+    let errors = [
+        linear.forward(rows.clone()).map(|_| ()),
+        biased.forward(rows.clone()).map(|_| ()),
+        conv.forward(images.clone()).map(|_| ()),
+        block.forward(images.clone()).map(|_| ()),
+        table.forward(Ids::new(vec![6, 0], (2,)).unwrap()).map(|_| ()),
+        Cuda::cross_entropy(rows.clone(), sparse(&[0, 1, 2], None), &[1.0; 4]).map(|_| ()),
+        Cuda::cross_entropy(rows.clone(), sparse(&[0, 1, 2, 3], None), &[1.0; 4]).map(|_| ()),
+        Cuda::cross_entropy(rows.clone(), sparse(&[0, 1, 2, 0], Some(&[1.0; 2])), &[1.0; 4]).map(|_| ()),
+        Cuda::cross_entropy(rows.clone(), sparse(&[0, 1, 2, 0], None), &[1.0; 3]).map(|_| ()),
+    ];
+    for (number, result) in errors.into_iter().enumerate() {
+        let error = result.expect_err(&format!("number {number} is no error"));
+        assert!(format!("{error:?}").contains("found"), "{number}: {error:?}");
+    }
+    assert_eq!(log.counts().get("launch"), None, "something was launched");
+    Cuda::cross_entropy(rows, sparse(&[0, 1, 2, 0], None), &[1.0; 4]).unwrap();
+}
+
+fn sparse<'a>(labels: &'a [usize], class_weights: Option<&'a [f32]>) -> Targets<'a, Cuda> {
+    Targets::Sparse { labels, smoothing: 0.0, class_weights }
+}
+
 /// What attention gives, and the gradients of queries, keys and values.
 fn attention<D: Device>((queries, keys): (usize, usize), attention: &Attention<'_>) -> Vec<Vec<f32>> {
     let (batch, size) = (3, 12);

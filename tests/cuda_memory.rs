@@ -223,6 +223,7 @@ fn a_fraction_bounds_what_the_process_takes() {
     estimator.train().unwrap();
     let first = log.lines();
     let pool = first.iter().position(|line| line == "pool").unwrap();
+    assert!(keeps_all(&first[..pool]), "a wait gives back what is free in the pool that bounds: {first:?}");
     let taken = first.iter().position(|line| line.starts_with("alloc ")).unwrap();
     assert!(pool < taken, "something is not in the pool that bounds");
 
@@ -249,7 +250,14 @@ fn without_a_fraction_the_pool_is_the_devices_own() {
     let Some(mut log) = double("without_a_fraction_the_pool_is_the_devices_own") else { return };
     give(16 * MIB);
     builder(tempfile::tempdir().unwrap().path()).build().unwrap();
-    assert!(!log.lines().iter().any(|line| line == "pool"));
+    let lines = log.lines();
+    assert!(!lines.iter().any(|line| line == "pool"));
+    assert!(keeps_all(&lines), "a wait gives back what is free: {lines:?}");
+}
+
+/// Whether the pool was told to keep all that is freed.
+fn keeps_all(lines: &[String]) -> bool {
+    lines.iter().any(|line| *line == format!("keep {}", u64::MAX))
 }
 
 fn assert_is_refused() {

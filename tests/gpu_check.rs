@@ -25,12 +25,12 @@ impl Pretended {
         std::fs::create_dir_all(&tools).unwrap();
         std::fs::write(built.join("commit"), "abc1234\n").unwrap();
         let this = Self { folder };
-        let gpu = r#"case "$*" in -L) echo "GPU 0: Pretended" ;; *) echo "Pretended, 580.1, 64 GiB" ;; esac"#;
+        let gpu = r#"case "$*" in -L) echo "GPU 0: Pretended" ;; *cap*) echo 8.6 ;; *) echo "Pretended, 580.1, 64 GiB" ;; esac"#;
         this.tool("nvidia-smi", gpu);
         this.tool("python", "exit 1");
         // Runs what follows its options.
         this.tool("compute-sanitizer", r#"while [[ $1 == --* ]]; do shift 2; done; "$@"; echo "$0 is done""#);
-        for test in ["cuda_driver", "cuda_memory"] {
+        for test in ["cuda_driver", "cuda_memory", "cuda_upload"] {
             this.program(&format!("test-{test}"), r#"[ "$ELISTIMATOR_GPU" = 1 ] && echo "test result: ok""#);
         }
         this.program("mnist", r#"printf 'bar\rbar'; echo; echo "best: step=5360 accuracy=0.9837 loss=0.05""#);
@@ -49,6 +49,11 @@ impl Pretended {
 
     /// The script's result and the page.
     fn run(&self) -> (Output, String) {
+        self.run_for("60")
+    }
+
+    /// The same with so many seconds for it.
+    fn run_for(&self, seconds: &str) -> (Output, String) {
         let tools = self.folder.path().join("tools");
         let built = self.folder.path().join("built");
         let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
@@ -57,6 +62,7 @@ impl Pretended {
             .arg("--run")
             .arg(&built)
             .env("PATH", path)
+            .env("GPU_CHECK_TIME", seconds)
             .env("PYTHON", tools.join("python"))
             .output()
             .unwrap();
@@ -76,8 +82,10 @@ fn the_page_says_what_ran_where_and_how_fast() {
         "- commit: abc1234",
         "- device, driver, memory: Pretended, 580.1, 64 GiB",
         "- PyTorch: not found",
+        "- finished: yes",
         "| tests: cuda_driver | passed |",
         "| tests: cuda_memory | passed |",
+        "| tests: cuda_upload | passed |",
         "| MNIST: accuracy | passed |",
         "| rates: steps per second | passed |",
         "| memcheck: cuda_memory | passed |",
@@ -93,7 +101,10 @@ fn the_page_says_what_ran_where_and_how_fast() {
 #[test]
 fn what_fails_shows_and_the_rest_still_runs() {
     let pretended = Pretended::new();
-    pretended.program("test-cuda_driver", "echo 'list 0, element 3: 1 on the CPU, 2 on CUDA'; exit 101");
+    // As many lines after the first failure as other tests print.
+    let failing = "echo 'thread x panicked at tests/x.rs:1:'; echo 'list 0, element 3: 1 on the CPU, 2 on CUDA'; \
+                   for i in {1..200}; do echo \"test $i ... ok\"; done; exit 101";
+    pretended.program("test-cuda_driver", failing);
     pretended.program("mnist", "echo 'best: step=5360 accuracy=0.9512 loss=0.2'");
     pretended.program("workload", r#"[ "$1" = lstm ] && { echo "no such kernel" >&2; exit 1; }; echo '{"train_steps_per_second": {"median": 5.0}}'"#);
     let (output, page) = pretended.run();
@@ -151,4 +162,49 @@ fn pytorch_is_measured_where_it_is_found() {
     ] {
         assert!(page.contains(line), "{line:?} is missing");
     }
+}
+
+/// Whoever has a device for ten minutes has a page after them.
+#[test]
+fn what_there_is_no_time_for_is_not_begun_and_the_page_says_so() {
+    let pretended = Pretended::new();
+    pretended.program("mnist", "sleep 100");
+    let begun = std::time::Instant::now();
+    let (output, page) = pretended.run_for("8");
+    assert!(begun.elapsed().as_secs() < 60);
+    assert_eq!(output.status.code(), Some(1));
+    for line in [
+        "- finished: no, the time was up",
+        "| tests: cuda_upload | passed |",
+        "| MNIST: accuracy | **not finished**: the time was up |",
+        "| rates: steps per second | not run: the time was up |",
+        "| racecheck: cuda_driver | not run: the time was up |",
+    ] {
+        assert!(page.contains(line), "{line:?} is missing");
+    }
+}
+
+#[test]
+fn the_page_is_there_after_each_part() {
+    let pretended = Pretended::new();
+    let best = "echo 'best: step=5360 accuracy=0.9837 loss=0.05'";
+    pretended.program("mnist", &format!("cp gpu-results.md seen.md; {best}"));
+    assert!(pretended.run().0.status.success());
+    let page = std::fs::read_to_string(pretended.folder.path().join("built/seen.md")).unwrap();
+    for line in ["- finished: no, this is what there is so far", "| tests: cuda_upload | passed |"] {
+        assert!(page.contains(line), "{line:?} is missing");
+    }
+    assert!(!page.contains("MNIST"));
+}
+
+#[test]
+fn a_device_older_than_what_was_built_is_an_error_before_anything_runs() {
+    let pretended = Pretended::new();
+    std::fs::write(pretended.folder.path().join("built/compute_cap"), "86\n").unwrap();
+    assert!(pretended.run().0.status.success());
+    std::fs::remove_file(pretended.folder.path().join("built/gpu-results.md")).unwrap();
+    std::fs::write(pretended.folder.path().join("built/compute_cap"), "90\n").unwrap();
+    let (output, page) = pretended.run();
+    assert_eq!((output.status.code(), page.as_str()), (Some(1), ""));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("build it with CUDA_COMPUTE_CAP=86"));
 }

@@ -7,7 +7,7 @@
 // DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
 // DRIVER_POOLS is "old" for a driver that knows no bound of memory pools, and "careless" for one that does not keep it.
 // DRIVER_BUSY makes events seem not to have happened until somebody waits for them.
-// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, lock and sync; an h2d
+// DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, keep, lock and sync; an h2d
 // by another thread than the one that launches is "aside".
 #include "shim.h"
 #include "kernels.h"
@@ -146,6 +146,14 @@ static size_t device_bytes() {
   return bytes;
 }
 
+// What a real driver refuses with an error: a thread that has not been given the device's context.
+static thread_local void *this_context;
+static void need_context(const char *what) {
+  if (this_context) return;
+  fprintf(stderr, "%s by a thread without a context\n", what);
+  abort();
+}
+
 extern "C" {
 int cuGetErrorName(int, const char **name) { return *name = "an error of the double", 0; }
 int cuGetErrorString(int, const char **text) { return *text = "an error of the double", 0; }
@@ -157,12 +165,13 @@ int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGetAttribute(int *value, int, int) { return *value = 1, 0; }
 int cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, 0; }
 int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
-int cuCtxGetDevice(int *device) { return *device = 0; }
-int cuCtxSetCurrent(void *) { return 0; }
-int cuCtxGetCurrent(void **context) { return *context = (void *)1, 0; }
+int cuCtxGetDevice(int *device) { return *device = 0, this_context ? 0 : 201; }
+int cuCtxSetCurrent(void *context) { return this_context = context, 0; }
+int cuCtxGetCurrent(void **context) { return *context = this_context, 0; }
 
 // streams and events
 int cuStreamCreate(void **stream, unsigned flags) {
+  need_context("cuStreamCreate");
   // One that the default stream waits for on its own would keep copies from overlapping.
   if (flags != 1) return 1;
   return *stream = new Stream, 0;
@@ -173,14 +182,16 @@ int cuStreamSynchronize(void *stream) {
   if (stream) ((Stream *)stream)->run(~0ull);
   return note("sync\n"), 0;
 }
-int cuEventCreate(void **event, unsigned) { return *event = new Event, 0; }
+int cuEventCreate(void **event, unsigned) { return need_context("cuEventCreate"), *event = new Event, 0; }
 int cuEventDestroy_v2(void *event) { return delete (Event *)event, 0; }
 int cuEventRecord(void *event, void *stream) {
+  need_context("cuEventRecord");
   const std::lock_guard<std::mutex> lock(stream_lock);
   *(Event *)event = {(Stream *)stream, stream ? ((Stream *)stream)->queued : default_uses, true};
   return 0;
 }
 int cuStreamWaitEvent(void *stream, void *event_, unsigned) {
+  need_context("cuStreamWaitEvent");
   const std::lock_guard<std::mutex> lock(stream_lock);
   const Event event = *(Event *)event_;
   if (event.stream) event.stream->run(event.position);
@@ -195,6 +206,7 @@ int cuEventQuery(void *event_) {
   return 0;
 }
 int cuEventSynchronize(void *event_) {
+  need_context("cuEventSynchronize");
   const std::lock_guard<std::mutex> lock(stream_lock);
   const Event event = *(Event *)event_;
   if (event.stream) event.stream->run(event.position);
@@ -203,6 +215,7 @@ int cuEventSynchronize(void *event_) {
 
 // memory of the host that the device reads on its own
 int cuMemHostAlloc(void **p, size_t n, unsigned) {
+  need_context("cuMemHostAlloc");
   const std::lock_guard<std::mutex> lock(memory_lock);
   *p = malloc(n ? n : 1);
   memset(*p, 0xff, n);
@@ -210,6 +223,7 @@ int cuMemHostAlloc(void **p, size_t n, unsigned) {
   return note("lock %zu\n", n), 0;
 }
 int cuMemFreeHost(void *p) {
+  need_context("cuMemFreeHost");
   const std::lock_guard<std::mutex> lock(memory_lock);
   const auto found = locked.find((u64)p);
   if (found == locked.end()) abort();
@@ -227,6 +241,7 @@ int cuMemGetInfo_v2(size_t *free, size_t *total) {
 }
 int cuDeviceTotalMem_v2(size_t *total, int) { return *total = device_bytes(), 0; }
 int cuMemAllocFromPoolAsync(u64 *p, size_t n, void *pool_, void *) {
+  need_context("cuMemAllocFromPoolAsync");
   MemoryPool *pool = (MemoryPool *)pool_;
   const std::lock_guard<std::mutex> lock(memory_lock);
   if (taken + n > device_bytes()) return note("refused %zu\n", n), 2;
@@ -246,6 +261,7 @@ int cuMemAllocFromPoolAsync(u64 *p, size_t n, void *pool_, void *) {
 int cuMemAllocAsync(u64 *p, size_t n, void *stream) { return cuMemAllocFromPoolAsync(p, n, current_pool, stream); }
 int cuMemAlloc_v2(u64 *p, size_t n) { return cuMemAllocAsync(p, n, 0); }
 int cuMemFreeAsync(u64 p, void *) {
+  need_context("cuMemFreeAsync");
   const std::lock_guard<std::mutex> lock(memory_lock);
   const auto found = blocks.find(p);
   if (found == blocks.end()) abort();
@@ -285,10 +301,16 @@ int cuMemPoolGetAttribute(void *pool, int attribute, void *value) {
   const std::lock_guard<std::mutex> lock(memory_lock);
   return *(u64 *)value = ((MemoryPool *)pool)->used, 0;
 }
+int cuMemPoolSetAttribute(void *, int attribute, void *value) {
+  // What is freed is kept up to so many bytes when somebody waits for the device.
+  if (attribute != 4) return 1;
+  return note("keep %llu\n", *(u64 *)value), 0;
+}
 int cuMemPoolTrimTo(void *, size_t) { return note("trim\n"), 0; }
 int cuMemsetD8Async(u64 p, u8 value, size_t n, void *) { return memset((void *)p, value, n), note("memset %zu\n", n), 0; }
 int cuMemsetD8_v2(u64 p, u8 value, size_t n) { return cuMemsetD8Async(p, value, n, 0); }
 int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
+  need_context("cuMemcpyHtoDAsync_v2");
   const bool is_locked = [&] {
     const std::lock_guard<std::mutex> lock(memory_lock);
     auto after = locked.upper_bound((u64)from);
@@ -315,10 +337,12 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
 }
 int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) { return cuMemcpyHtoDAsync_v2(to, from, n, 0); }
 int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
+  need_context("cuMemcpyDtoHAsync_v2");
   return memcpy(to, (void *)from, n), note("d2h %zu\n", n), 0;
 }
 int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, 0); }
 int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t n, void *) {
+  need_context("cuMemcpyDtoDAsync_v2");
   {
     const std::lock_guard<std::mutex> lock(stream_lock);
     if (under_way[from]) refuse("a place of the device is read before it was written");
@@ -335,6 +359,7 @@ int cuModuleUnload(void *) { return 0; }
 int cuModuleGetFunction(void **function, void *, const char *name) { return *function = strdup(name), 0; }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned bx, unsigned, unsigned, unsigned, void *,
                    void **arguments, void **) {
+  need_context("cuLaunchKernel");
   static std::mutex one_at_a_time;
   const std::lock_guard<std::mutex> lock(one_at_a_time);
   launcher = &this_thread;

@@ -70,6 +70,7 @@ impl Context {
             return Ok(context.clone());
         }
         let device = device()?;
+        memory::keep(&device);
         let functions = module::load(&device)?;
         let blas = CudaBlas::new(device.clone()).map_err(CudaError::from)?;
         let mut context =

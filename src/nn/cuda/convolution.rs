@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
+use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
@@ -13,10 +14,10 @@ use super::context::{Context, blocks, size};
 use super::elementwise::{THREADS, code};
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
-use crate::ModelResult;
 use crate::nn::backend::Convolution;
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
+use crate::{ModelError, ModelResult};
 
 /// What convolutions and pools take and give: `(batch, channels, height, width)`.
 pub(super) type Images<T> = Tensor<(usize, usize, usize, usize), Cuda, T>;
@@ -230,6 +231,39 @@ impl Kept {
     }
 }
 
+/// What makes the kernels' and the products' memory accesses valid: a layer's parameters are anybody's to replace.
+fn check(
+    images: (usize, usize, usize, usize),
+    weight: &Parameter<Cuda>,
+    bias: Option<&Parameter<Cuda>>,
+    convolution: &Convolution,
+    tail: Tail,
+) -> ModelResult<()> {
+    let Convolution { window, out_channels, groups, .. } = *convolution;
+    let is_image = images == (window.batch, window.channels, window.height, window.width);
+    let are_groups = groups > 0 && window.channels.is_multiple_of(groups) && out_channels.is_multiple_of(groups);
+    // Which cell of a pool was the largest is kept in a byte.
+    let is_pool = match tail {
+        Tail::Activation(_) => true,
+        Tail::Pool((height, width)) => (1..=255).contains(&height.saturating_mul(width)),
+    };
+    if !(is_image && are_groups && is_pool) {
+        return Err(ModelError::msg(format!(
+            "convolution: found images of {images:?}, which do not fit {convolution:?}, or its pool"
+        )));
+    }
+    let cells = window.kernel.0.saturating_mul(window.kernel.1);
+    let expected = (window.channels / groups).saturating_mul(cells).saturating_mul(out_channels);
+    let biases = bias.map_or(out_channels, Parameter::len);
+    if weight.len() != expected || biases != out_channels {
+        return Err(ModelError::msg(format!(
+            "convolution: found {} weights and {biases} biases, expected {expected} and {out_channels}",
+            weight.len()
+        )));
+    }
+    Ok(())
+}
+
 fn convolve<T: Tape<f32, Cuda>>(
     x: Images<T>,
     weight: &Parameter<Cuda>,
@@ -237,6 +271,7 @@ fn convolve<T: Tape<f32, Cuda>>(
     convolution: &Convolution,
     tail: Tail,
 ) -> ModelResult<Images<T>> {
+    check(*x.shape(), weight, bias, convolution, tail)?;
     let shape = Shape::new(convolution, tail)?;
     let batch = shape.window.batch;
     let (x, tape) = x.try_contiguous()?.split_tape();

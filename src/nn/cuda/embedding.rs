@@ -23,6 +23,12 @@ pub(super) fn embedding<T: Tape<f32, Cuda>>(
     let [entries, width] = *weight.dims() else {
         return Err(ModelError::msg(format!("embedding: found a table of shape {:?}, expected two", weight.dims())));
     };
+    if weight.len() != entries.saturating_mul(width) {
+        return Err(ModelError::msg(format!(
+            "embedding: found a table of {} values, expected {entries} x {width}",
+            weight.len()
+        )));
+    }
     let count = ids.len();
     let (rows, columns, _) = (size(count)?, size(width)?, size(entries)?);
     // The kernels read where the ids say: this is what makes that sound.

@@ -1,5 +1,6 @@
 //! The fully connected layer.
 
+use cudarc::driver::DevicePtr;
 use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
@@ -10,9 +11,8 @@ use super::context::{Context, blocks, size};
 use super::elementwise::{THREADS, code};
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
-use crate::ModelResult;
 use crate::nn::{Activation, Parameter, Tensor};
-use cudarc::driver::DevicePtr;
+use crate::{ModelError, ModelResult};
 
 /// Columns that one block of the kernels that add up columns works on.
 pub(super) const COLUMNS_OF_A_BLOCK: u32 = 32;
@@ -26,8 +26,17 @@ pub(super) fn linear<T: Tape<f32, Cuda>>(
     input_gradient: bool,
 ) -> ModelResult<Tensor<(usize, usize), Cuda, T>> {
     let (rows, inputs) = *x.shape();
-    let outputs = weight.dims()[0];
+    let outputs = weight.dims().first().copied().unwrap_or(0);
     let (m, n, k) = (size(rows)?, size(outputs)?, size(inputs)?);
+    // The product and the kernels read as far as these sizes say: this is what makes that sound. A layer's parameters are
+    // anybody's to replace.
+    let biases = bias.map_or(outputs, Parameter::len);
+    if weight.len() != outputs.saturating_mul(inputs) || biases != outputs {
+        return Err(ModelError::msg(format!(
+            "linear layer: found {} weights and {biases} biases, expected {outputs} x {inputs} and {outputs}",
+            weight.len()
+        )));
+    }
     let count = rows * outputs;
     let (x, tape) = x.try_contiguous()?.split_tape();
     let x = flat(&x)?;

@@ -8,9 +8,9 @@ use dfdx::tensor_ops::ReshapeTo;
 use super::context::{Context, size};
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
-use crate::ModelResult;
 use crate::nn::Tensor;
 use crate::nn::backend::Targets;
+use crate::{ModelError, ModelResult};
 
 /// The kernels' `Targets`.
 #[repr(C)]
@@ -34,6 +34,21 @@ pub(super) fn cross_entropy<T: Tape<f32, Cuda>>(
 ) -> ModelResult<Tensor<(usize,), Cuda, T>> {
     let (rows, classes) = *logits.shape();
     let grid = (size(rows)?, 1);
+    // The kernels read as far as these sizes say: this is what makes that sound.
+    let are_targets = match &targets {
+        Targets::Dense(targets) => targets.shape() == logits.shape(),
+        Targets::Sparse { labels, class_weights, .. } => {
+            labels.len() == rows
+                && labels.iter().all(|label| *label < classes)
+                && class_weights.is_none_or(|weights| weights.len() == classes)
+        }
+    };
+    if !are_targets || row_weights.len() != rows {
+        return Err(ModelError::msg(format!(
+            "cross-entropy: found targets or {} weights that do not fit {rows} rows of {classes} logits",
+            row_weights.len()
+        )));
+    }
     let (x, tape) = logits.try_contiguous()?.split_tape();
     let x = flat(&x)?;
     let context = Context::of(&x)?;

@@ -134,6 +134,24 @@ fn attribute(pool: sys::CUmemoryPool, which: sys::CUmemPool_attribute) -> Option
     Some(value)
 }
 
+/// Has the pool that a device allocates from keep what is freed: a driver else gives it back whenever somebody waits for the
+/// device, be it for a loss or for a place of an upload, and the step after that pays for mapping it anew. What other
+/// allocations of this process lack, the driver takes from there all the same.
+pub(super) fn keep(device: &CudaDevice) {
+    if let Some(pool) = pool_of(*device.cu_device()) {
+        keep_in(pool);
+    }
+}
+
+fn keep_in(pool: sys::CUmemoryPool) {
+    let mut bytes = u64::MAX;
+    let threshold = sys::CUmemPool_attribute_enum::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is one that the driver gave; this attribute is of the type cuuint64_t.
+    if let Err(error) = unsafe { sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut bytes).cast()) }.result() {
+        log::debug!("what is freed goes back to the device whenever somebody waits for it: {error:?}");
+    }
+}
+
 /// Gives memory that is no longer in use back to the device, after what failed for want of it: smaller tensors may not fit
 /// where the larger ones were. Waits for the device.
 pub(crate) fn trim(device: &Cuda) {
@@ -205,6 +223,7 @@ pub(crate) fn bound(ordinal: usize, fraction: f64) -> Result<()> {
         let _ = unsafe { sys::cuMemPoolDestroy(pool) }.result();
         return Err(unkept());
     }
+    keep_in(pool);
     // SAFETY: both are the driver's. What is allocated already stays in the pool that it came from.
     unsafe { sys::cuDeviceSetMemPool(*device.cu_device(), pool) }.result().map_err(failed)?;
     bounds.insert(ordinal, Bound { fraction, bytes, device });

@@ -30,16 +30,18 @@ unsafe impl Send for Place {}
 impl Place {
     pub(super) fn new(context: &Context, capacity: usize) -> Result<Self, CudaError> {
         let device = context.uninitialized::<f32>(capacity)?;
-        let uploaded = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
-        let consumed = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
         let mut host = std::ptr::null_mut();
-        // SAFETY: it writes the address of so many bytes, if it succeeds; the event was just made. The copy into the new
-        // memory waits for it, and so comes behind what the memory was used for before.
+        // What there may be none of comes first: a later step that tries again has nothing to leave behind.
+        // SAFETY: it writes the address of so many bytes, if it succeeds.
         unsafe {
             sys::cuMemHostAlloc(&mut host, capacity * size_of::<f32>(), 0).result()?;
             host.cast::<f32>().write_bytes(0, capacity);
-            result::event::record(consumed, std::ptr::null_mut())?;
         }
+        let uploaded = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
+        let consumed = result::event::create(CUevent_flags_enum::CU_EVENT_DISABLE_TIMING)?;
+        // SAFETY: the event was just made. The copy into the new memory waits for it, and so comes behind what the memory was
+        // used for before.
+        unsafe { result::event::record(consumed, std::ptr::null_mut()) }?;
         Ok(Self { host: host.cast(), device, capacity, uploaded, consumed })
     }
 

@@ -1,6 +1,7 @@
 //! Pools over windows that may overlap.
 
 use cudarc::driver::DevicePtr;
+use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cuda, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
@@ -9,9 +10,9 @@ use super::convolution::{Images, Window, planes};
 use super::elementwise::THREADS;
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
-use crate::ModelResult;
 use crate::nn::backend::Pooling;
 use crate::nn::window::WindowOver;
+use crate::{ModelError, ModelResult};
 
 /// See [`Backend::pool2d`](crate::nn::backend::Backend::pool2d).
 pub(super) fn pool2d<T: Tape<f32, Cuda>>(
@@ -20,6 +21,10 @@ pub(super) fn pool2d<T: Tape<f32, Cuda>>(
     pooling: Pooling,
 ) -> ModelResult<Images<T>> {
     let (batch, channels) = (window.batch, window.channels);
+    // The kernels read as far as the window says: this is what makes that sound.
+    if *x.shape() != (batch, channels, window.height, window.width) {
+        return Err(ModelError::msg(format!("pool: found images of {:?}, which do not fit {window:?}", x.shape())));
+    }
     let geometry = Window::new(window, batch)?;
     let count = batch * channels * window.out.0 * window.out.1;
     let (x, tape) = x.try_contiguous()?.split_tape();
