@@ -53,7 +53,8 @@ impl<D: Device> Features<D> {
 
     /// An input as a tensor of `f32` on the device. The shape is the one you write, batch axis first:
     /// `features.tensor::<(usize, Const<1>, Const<28>, Const<28>)>("images")`, where `usize` takes any length. Numbers and
-    /// booleans are converted; text is refused.
+    /// booleans are converted; text is refused. One number per example, `(batch)`, may be asked for as a column, `(batch, 1)`: the
+    /// targets of a network with one output.
     ///
     /// # Errors
     /// [`ErrorKind::Signature`] with the input's name, dtype and shape, and the shape that was asked for.
@@ -62,7 +63,9 @@ impl<D: Device> Features<D> {
         if array.dtype() == Dtype::Text {
             return Err(wrong(name, array, &format!("a tensor of shape {}", shape_name::<S>())));
         }
-        let shape = shape_of::<S>(array.dims())
+        let column = [array.rows(), 1];
+        let dims = if array.dims().len() == 1 && S::NUM_DIMS == 2 { &column } else { array.dims() };
+        let shape = shape_of::<S>(dims)
             .ok_or_else(|| wrong(name, array, &format!("a tensor of shape {}", shape_name::<S>())))?;
         self.device.tensor_of(&self.record, name, shape)
     }
@@ -171,6 +174,15 @@ mod tests {
         let images = features().tensor::<(usize, Const<3>)>("images").unwrap();
         assert_eq!(images.as_vec(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
         assert_eq!(features().batch_size(), 2);
+    }
+
+    #[test]
+    fn one_number_per_example_is_a_column_where_that_is_asked_for() {
+        let column = features().tensor::<(usize, usize)>("labels").unwrap();
+        assert_eq!((*dfdx::shapes::HasShape::shape(&column), column.as_vec()), ((2, 1), vec![1.0, -1.0]));
+        assert!(features().tensor::<(usize, Const<1>)>("labels").is_ok());
+        assert!(features().tensor::<(usize, Const<2>)>("labels").is_err());
+        assert!(features().tensor::<(usize, usize, usize)>("labels").is_err());
     }
 
     #[test]

@@ -2,16 +2,16 @@
 //! re-exports where they are needed; do not glob both.
 
 pub use crate::checkpoint::{CheckpointInfo, Retention};
-pub use crate::data::{Array, Dataset, Dtype, Mnist, Record, Signature};
+pub use crate::data::{Array, Csv, Dataset, Dtype, Mnist, Record, Signature};
 pub use crate::device::Cpu;
 #[cfg(feature = "cuda")]
 pub use crate::device::Cuda;
-pub use crate::metrics::{Accuracy, Mean, Metric, MetricState, Metrics};
+pub use crate::metrics::{Accuracy, Mean, Metric, MetricState, Metrics, argmax};
 pub use crate::nn::{
-    Activation, ConvBlock, Dfdx, Dropout, Init, Layer, Linear, Network, Parameter, Tensor, flatten,
-    sparse_cross_entropy,
+    Activation, ConvBlock, CrossEntropy, Dfdx, Dropout, Embedding, Ids, Init, Layer, Linear, Loss, Network, Parameter,
+    StepTape, Tensor, Visitor, VisitorMut, flatten, sparse_cross_entropy,
 };
-pub use crate::optim::{Adam, OptimizerConfig, RmsProp, Schedule, Sgd};
+pub use crate::optim::{Adam, EarlyStopping, OptimizerConfig, RmsProp, Schedule, Sgd};
 pub use crate::progress::{LogEvery, ProgressMode};
 pub use crate::{
     Builder, Device, DeviceSpec, Elistimator, Error, ErrorKind, EvaluationSpec, Every, Features, Indices, Inputs, Mode,

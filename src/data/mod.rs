@@ -17,6 +17,7 @@ mod idx;
 mod image_folder;
 pub(crate) mod input_file;
 mod interleave;
+mod json;
 mod mnist;
 mod npy;
 mod npy_header;

@@ -72,7 +72,7 @@ impl Signature {
         }
         let mut widened = false;
         for (name, array) in batch.iter() {
-            let known = self.known(name)?;
+            let known = self.input(name)?;
             let dims = array.dims().get(1..).unwrap_or_default();
             if array.dtype() != known.dtype || dims.len() != known.dims.len() || array.dims().is_empty() {
                 return Err(differs(known, array, ""));
@@ -108,7 +108,7 @@ impl Signature {
             return Err(Error::new(ErrorKind::Signature, format!("no inputs were given; known are {known:?}")));
         }
         for (name, array) in batch.iter() {
-            let known = self.known(name)?;
+            let known = self.input(name)?;
             let fits = |dims: &[usize]| {
                 dims.len() == known.dims.len()
                     && dims.iter().zip(&known.dims).all(|(&dim, &free)| free.is_none_or(|fixed| fixed == dim))
@@ -131,10 +131,10 @@ impl Signature {
     }
 
     fn check_names(&self, batch: &Record) -> Result<()> {
-        batch.names().try_for_each(|name| self.known(name).map(|_| ()))
+        batch.names().try_for_each(|name| self.input(name).map(|_| ()))
     }
 
-    fn known(&self, name: &str) -> Result<&InputSpec> {
+    pub(super) fn input(&self, name: &str) -> Result<&InputSpec> {
         self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
             let known: Vec<_> = self.names().collect();
             Error::new(ErrorKind::Signature, format!("input {name:?} is not in the signature; known are {known:?}"))

@@ -1,6 +1,6 @@
 //! How often the class was right.
 
-use dfdx::shapes::{Dim, HasShape};
+use dfdx::shapes::{HasShape, Shape};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::{Mean, Metric};
@@ -12,11 +12,12 @@ use crate::{Device, ModelError, ModelResult};
 pub struct Accuracy(Mean);
 
 impl Accuracy {
-    /// From logits or probabilities `(batch, classes)` and a label per example; of equal logits the first counts.
+    /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and a label per
+    /// step; of equal logits the first counts. Where padding is among the steps, take [`weighted`](Self::weighted).
     ///
     /// # Errors
     /// When the numbers of examples and labels differ.
-    pub fn of<B: Dim, K: Dim, D: Device, T>(logits: &Tensor<(B, K), D, T>, labels: &[usize]) -> ModelResult<Self> {
+    pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, labels: &[usize]) -> ModelResult<Self> {
         Self::from_classes(&argmax(logits), labels)
     }
 
@@ -59,10 +60,11 @@ impl Metric for Accuracy {
     }
 }
 
-/// The class of the largest value in each row of `(batch, classes)`, the first of equal ones: predictions from logits or
-/// probabilities.
-pub fn argmax<B: Dim, K: Dim, D: Device, T>(values: &Tensor<(B, K), D, T>) -> Vec<i64> {
-    let classes = values.shape().1.size().max(1);
+/// The class of the largest value along the last axis, the first of equal ones: predictions from logits or probabilities
+/// `(batch, classes)`, one for each example, or `(batch, length, classes)`, one for each step in row-major order; give those the
+/// shape of an output by `Array::new([batch, length], argmax(&logits))`.
+pub fn argmax<S: Shape, D: Device, T>(values: &Tensor<S, D, T>) -> Vec<i64> {
+    let classes = last_axis(values).max(1);
     let best = |row: &[f32]| {
         let mut best = 0;
         for (class, value) in row.iter().enumerate() {
@@ -73,4 +75,32 @@ pub fn argmax<B: Dim, K: Dim, D: Device, T>(values: &Tensor<(B, K), D, T>) -> Ve
         best as i64
     };
     read(values).chunks(classes).map(best).collect()
+}
+
+/// The length of the last axis, along which classes lie; 1 for a scalar.
+pub(crate) fn last_axis<S: Shape, D: Device, T>(values: &Tensor<S, D, T>) -> usize {
+    values.shape().concrete().into_iter().last().unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use dfdx::tensor::{TensorFrom, TensorFromVec};
+
+    use super::*;
+    use crate::DeviceSpec;
+    use crate::device::Cpu;
+
+    #[test]
+    fn the_last_axis_has_the_classes() -> ModelResult<()> {
+        let device = Cpu::open(DeviceSpec::Cpu, 0)?;
+        let values = vec![0.1, 0.9, 0.5, 0.5, 0.8, 0.2, 0.0, 1.0];
+        let flat: Tensor<(usize, usize), Cpu> = device.tensor_from_vec(values.clone(), (4, 2));
+        let steps: Tensor<(usize, usize, usize), Cpu> = device.tensor_from_vec(values, (2, 2, 2));
+        assert_eq!(argmax(&flat), [1, 0, 0, 1]);
+        assert_eq!(argmax(&steps), [1, 0, 0, 1]);
+        assert_eq!(Accuracy::of(&steps, &[1, 0, 1, 1])?.value(), 0.75);
+        assert_eq!(argmax(&device.tensor(3.0f32)), [0]);
+        assert!(argmax(&device.tensor_from_vec(Vec::new(), (0usize, 3usize))).is_empty());
+        Ok(())
+    }
 }

@@ -176,15 +176,16 @@ macro_rules! class_metric {
         }
 
         impl $name {
-            /// From logits or probabilities `(batch, classes)` and a label per example.
+            /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and one
+            /// per step.
             ///
             /// # Errors
             /// Those of [`from_classes`](Self::from_classes).
-            pub fn of<B: dfdx::shapes::Dim, K: dfdx::shapes::Dim, D: $crate::Device, T>(
-                logits: &$crate::nn::Tensor<(B, K), D, T>,
+            pub fn of<S: dfdx::shapes::Shape, D: $crate::Device, T>(
+                logits: &$crate::nn::Tensor<S, D, T>,
                 labels: &[usize],
             ) -> $crate::ModelResult<Self> {
-                let classes = dfdx::shapes::HasShape::shape(logits).1.size();
+                let classes = $crate::metrics::accuracy::last_axis(logits);
                 Self::from_classes(&$crate::metrics::argmax(logits), labels, classes)
             }
 

@@ -1,8 +1,9 @@
 //! Which classes are taken for which.
 
-use dfdx::shapes::{Dim, HasShape};
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::accuracy::last_axis;
 use crate::metrics::examples::{as_many_of_each, can_be_summed, class_count, class_index};
 use crate::metrics::{Figure, Metric, argmax};
 use crate::nn::Tensor;
@@ -20,12 +21,12 @@ impl ConfusionMatrix {
     /// The most classes: counts grow with their square (128 MiB here).
     pub const MAX_CLASSES: usize = 4096;
 
-    /// From logits or probabilities `(batch, classes)` and a label per example.
+    /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and one per step.
     ///
     /// # Errors
     /// Those of [`from_classes`](Self::from_classes).
-    pub fn of<B: Dim, K: Dim, D: Device, T>(logits: &Tensor<(B, K), D, T>, labels: &[usize]) -> ModelResult<Self> {
-        Self::from_classes(&argmax(logits), labels, logits.shape().1.size())
+    pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, labels: &[usize]) -> ModelResult<Self> {
+        Self::from_classes(&argmax(logits), labels, last_axis(logits))
     }
 
     /// From predicted classes and labels, each one of `classes`.

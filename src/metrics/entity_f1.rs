@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dfdx::shapes::Dim;
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::class_counts::share;
@@ -49,13 +49,13 @@ pub struct EntityCounts {
 }
 
 impl EntityF1 {
-    /// From logits `(batch * length, tags)` of padded sentences, as a tagger makes them; the rest as in
-    /// [`from_ids`](Self::from_ids).
+    /// From logits `(batch, length, tags)` of padded sentences, as a tagger makes them, or with the first two axes as one; the
+    /// rest as in [`from_ids`](Self::from_ids).
     ///
     /// # Errors
     /// Those of [`from_ids`](Self::from_ids).
-    pub fn of<B: Dim, K: Dim, D: Device, T>(
-        logits: &Tensor<(B, K), D, T>,
+    pub fn of<S: Shape, D: Device, T>(
+        logits: &Tensor<S, D, T>,
         labels: &[usize],
         lengths: &[usize],
         names: &[impl AsRef<str>],

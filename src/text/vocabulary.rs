@@ -306,7 +306,8 @@ impl Vocabulary {
     }
 
     /// An array of tokens to one of ids (i64) of the same shape: what `preprocess` does with raw text. The empty text, with
-    /// which batches of text are padded, is the padding token.
+    /// which batches of text are padded, is the padding token. A vocabulary of tags has none: pad tags with one of them,
+    /// `Padding::new().text("tags", "O")`, and leave the steps after a sentence's end out of the loss and the metrics.
     ///
     /// # Errors
     /// As [`ids`](Self::ids); [`ErrorKind::Signature`] when the array is no text.
@@ -315,6 +316,7 @@ impl Vocabulary {
         let ids: Result<Vec<i64>> = texts
             .map(|(place, token)| match self.inner.padding {
                 Some(padding) if token.is_empty() && !self.contains("") => Ok(padding),
+                None if token.is_empty() && self.id("").is_none() => Err(unpadded(place)),
                 _ => self.known(token, place),
             })
             .collect();
@@ -340,6 +342,15 @@ impl Vocabulary {
             Error::new(ErrorKind::Data, message)
         })
     }
+}
+
+/// The empty text, with which batches are padded, where no padding token stands for it.
+fn unpadded(place: usize) -> Error {
+    let message = format!(
+        "\"\" at place {place}, with which batches of text are padded, has no id: expected a vocabulary with a padding token \
+         (`Vocabulary::builder().padding(..)`), or padding with one of its tokens (`Padding::text(name, token)`)"
+    );
+    Error::new(ErrorKind::Data, message)
 }
 
 /// FNV-1a with 64 bits (<http://www.isthe.com/chongo/tech/comp/fnv/>). Ids depend on it: it must never change.
