@@ -136,7 +136,7 @@ impl Signature {
 
     pub(super) fn input(&self, name: &str) -> Result<&InputSpec> {
         self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
-            let known: Vec<_> = self.names().collect();
+            let (name, known): (String, Vec<_>) = (name.chars().take(60).collect(), self.names().collect());
             Error::new(ErrorKind::Signature, format!("input {name:?} is not in the signature; known are {known:?}"))
         })
     }

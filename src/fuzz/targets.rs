@@ -34,6 +34,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "index", growth: 24, repair: seal, accepts: index },
     Target { name: "tensors", growth: 8, repair: header_length, accepts: tensors },
     Target { name: "signature", growth: 64, repair: nothing, accepts: signature },
+    Target { name: "request", growth: 96, repair: nothing, accepts: request },
     Target { name: "hyper_parameters", growth: 64, repair: nothing, accepts: hyper_parameters },
     Target { name: "idx", growth: 8, repair: nothing, accepts: idx },
     // A deflated byte unpacks to a thousand.
@@ -156,6 +157,33 @@ fn tensors(bytes: &[u8]) -> bool {
     assert_eq!(Tensors::from_bytes(written.clone()).unwrap().to_bytes().unwrap(), written);
     tensors.are_finite();
     true
+}
+
+/// A request of a program that serves.
+fn request(bytes: &[u8]) -> bool {
+    let batch = Record::new()
+        .with("x", [[0.5f32, 1.0], [2.0, 3.0]])
+        .with("n", vec![1i64, 2])
+        .with("pixel", vec![1u8, 2])
+        .with("on", vec![true, false])
+        .with("word", vec!["a", "b"])
+        .with("ids", Array::new([2, 3], vec![0i32; 6]).unwrap());
+    let mut signature = Signature::of_batch(&batch).unwrap();
+    signature.widen(&batch.with("ids", Array::new([2, 1], vec![0i32; 2]).unwrap())).unwrap();
+    let Ok(text) = std::str::from_utf8(bytes) else { return false };
+    match signature.read_json(text) {
+        Ok(record) => {
+            signature.check_batch(&record, &[]).unwrap();
+            let answer = serde_json::to_string(&record).unwrap();
+            assert_eq!(signature.read_json(&answer).unwrap(), record);
+            true
+        }
+        Err(error) => {
+            assert!(matches!(error.kind(), ErrorKind::Data | ErrorKind::Signature), "{error}");
+            assert!(error.to_string().len() <= LONGEST_MESSAGE);
+            false
+        }
+    }
 }
 
 fn signature(bytes: &[u8]) -> bool {
