@@ -22,6 +22,9 @@
 //! [`data`] feeds it, [`nn`] has layers, [`optim`] optimisers and schedules, [`metrics`] what is measured,
 //! [`checkpoint`] what is on disk, [`summary`] and [`progress`] what is shown.
 //!
+//! Warnings, of a setting that differs or a checkpoint that cannot be rotated out, go to the [`log`] facade: install a logger, such as
+//! that of `env_logger`, to see them.
+//!
 //! [dfdx]: https://docs.rs/dfdx
 
 mod accumulation;
