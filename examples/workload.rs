@@ -23,6 +23,9 @@ struct Args {
     /// Repetitions that are timed, after one that is not.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Steps that are timed together; the workload's own number by default, which is for a CPU.
+    #[arg(long)]
+    steps: Option<u64>,
     #[arg(long)]
     model_dir: Option<PathBuf>,
     #[arg(long, default_value = "cpu")]
@@ -43,7 +46,7 @@ fn peak_rss_mb() -> f64 {
 
 fn run<D: Device>(args: &Args) -> Result<()> {
     let workload = args.workload;
-    let steps = workload.sizes().steps;
+    let steps = args.steps.unwrap_or(workload.sizes().steps).max(1);
     let mut estimator = Builder::<_, D>::new(workload)
         .model_dir_or_temporary(args.model_dir.clone())
         .device(args.device)

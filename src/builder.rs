@@ -121,7 +121,8 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     }
 
     /// Where checkpoints and logs go; it is made if missing, and stays the one meant when the estimator was built should the
-    /// program change its working directory. Unset: a new temporary directory that outlives the process and
+    /// program change its working directory. Where it holds a run already, [`resume_or_start`](Self::resume_or_start) goes on with
+    /// that; [`build`](Self::build) begins another one beside it, and `setup` says so. Unset: a new temporary directory that outlives the process and
     /// whose path is printed.
     #[must_use]
     pub fn model_dir(mut self, dir: impl Into<PathBuf>) -> Self {

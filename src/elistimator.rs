@@ -117,8 +117,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let is_new_data = self.check_settings(&train, inputs.new_data)?;
         let (retention, monitor) = (self.options.retention.clone(), self.options.monitor.clone());
-        let resumed = self.origin.is_some();
+        let (resumed, has_saved) = (self.origin.is_some(), self.saved.is_some());
         let store = self.writer()?;
+        let is_beside_another = !resumed && !has_saved && store.has_any();
         if resumed {
             // What a run that was killed after its last save had no time to delete.
             store.rotate(&retention, &monitor);
@@ -145,6 +146,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             format!("setup: version {}, epoch {epoch}, batch {batch}", env!("CARGO_PKG_VERSION"))
         });
         self.tell_seeking();
+        if is_beside_another {
+            self.tell_of_another_run();
+        }
         if self.options.describe {
             self.progress.line(&self.description());
         }

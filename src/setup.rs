@@ -109,6 +109,18 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.logs.note(self.global_step, || text);
     }
 
+    /// Says that the directory has checkpoints of a run that this one does not go on with: the best of both will be one of theirs,
+    /// maybe.
+    pub(crate) fn tell_of_another_run(&mut self) {
+        let text = format!(
+            "{} has checkpoints of an earlier run, and this one begins anew beside them: go on with `resume_or_start`, or name \
+             another directory",
+            self.model_dir.display()
+        );
+        self.progress.remark(&text);
+        self.logs.note(self.global_step, || format!("warning: {text}"));
+    }
+
     /// The signature and the variables, as `describe` prints them.
     pub fn description(&self) -> String {
         let mut text = String::new();

@@ -137,3 +137,17 @@ fn what_was_passed_over_and_how_long_the_data_took_are_lines() {
     let seconds: f64 = text.split(' ').nth_back(1).unwrap().parse().unwrap();
     assert!(*step == 3 && seconds >= 0.2, "{text}");
 }
+
+#[test]
+fn a_run_beside_an_earlier_one_is_told_of_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let told = || lines(dir.path()).iter().filter(|(_, text)| text.contains("resume_or_start")).count();
+    let mut first = in_dir(dir.path()).log_file(true).build().unwrap();
+    first.setup(inputs()).unwrap().train().unwrap().save_ckpt().unwrap();
+    first.setup(inputs()).unwrap();
+    drop(first);
+    in_dir(dir.path()).log_file(true).resume_or_start().unwrap().setup(inputs()).unwrap();
+    assert_eq!(told(), 0);
+    in_dir(dir.path()).log_file(true).build().unwrap().setup(inputs()).unwrap();
+    assert_eq!(told(), 1);
+}

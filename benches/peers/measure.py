@@ -24,6 +24,7 @@ def arguments(modes):
     parser.add_argument("mode", nargs="?", choices=modes, default=modes[0])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions that are timed, after a warm-up")
+    parser.add_argument("--steps", type=int, help="steps that are timed together; by default the workload's own number")
     parser.add_argument("--device", default="cpu", help="cuda for a GPU, where the program knows one")
     parser.add_argument("--read-every", type=int, default=1, help="steps from one loss that is read to the next")
     return parser.parse_args()
@@ -67,11 +68,11 @@ def summary(values):
 def run(args, version, train_step, before_evaluation, evaluation_step, settle=lambda: None):
     """Times both steps and prints the results. A training step returns its loss."""
     first = train_step()  # compiles, where something is compiled
-    steps = warm_up(train_step, STEPS[args.workload])
+    steps = warm_up(train_step, args.steps or STEPS[args.workload])
     train, last = rates(train_step, steps, args.repetitions, settle)
     memory = peak_memory()
     before_evaluation()
-    steps = warm_up(evaluation_step, STEPS[args.workload])
+    steps = warm_up(evaluation_step, args.steps or STEPS[args.workload])
     evaluation, _ = rates(evaluation_step, steps, args.repetitions, settle)
     result = {
         "name": args.workload,

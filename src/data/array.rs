@@ -28,6 +28,13 @@ pub enum Dtype {
     Text,
 }
 
+impl Dtype {
+    /// Whether [`Array::cast`] converts to the other one.
+    pub(crate) fn casts_to(self, other: Self) -> bool {
+        self != Self::Text && !matches!(other, Self::Bool | Self::Text)
+    }
+}
+
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -118,6 +118,8 @@ impl Signature {
                     let mut dims = vec![1];
                     dims.extend_from_slice(array.dims());
                     format!("; this looks like one example without the batch axis: reshape it to {dims:?}")
+                } else if array.dtype() != known.dtype && array.dtype().casts_to(known.dtype) {
+                    format!("; convert it with `cast(Dtype::{:?})`", known.dtype)
                 } else {
                     String::new()
                 };
@@ -188,5 +190,21 @@ impl fmt::Display for Signature {
             write!(f, "  {:width$}  {:4}  {}{end}", input.name, input.dtype.to_string(), shape(input))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_of_another_type_is_told_how_to_become_the_right_one() {
+        let signature = Signature::of_batch(&Record::new().with("x", [[0.5f32, 1.0]]).with("on", vec![true])).unwrap();
+        let found = |request: Record| signature.check_batch(&request, &[]).unwrap_err().to_string();
+        let cast = found(Record::new().with("x", [[0.5f64, 1.0]]));
+        assert!(cast.ends_with("expected f32 of shape [batch, 2]; convert it with `cast(Dtype::F32)`"), "{cast}");
+        assert!(found(Record::new().with("x", [[true, false]])).contains("cast(Dtype::F32)"));
+        assert!(!found(Record::new().with("x", [["a", "b"].map(str::to_owned)])).contains("cast"));
+        assert!(!found(Record::new().with("on", vec![1i64])).contains("cast"));
     }
 }

@@ -365,7 +365,9 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned 
   launcher = &this_thread;
   const char *name = (const char *)function;
   // What a real device refuses.
-  if (gx == 0 || gy == 0 || gy > 65535 || bx == 0 || bx > 1024) return 1;
+  if (gx == 0 || gx > 0x7fffffff || gy == 0 || gy > 65535 || bx == 0 || bx > 1024) return 1;
+  // What none notices: our kernels' shared arrays hold so many threads, and dfdx's are named by their type.
+  if (bx > MAX_THREADS && !strstr(name, "_f32")) refuse("a block has more threads than shared arrays hold");
   if (!strcmp(name, "probe") && getenv("DRIVER_BREAK_PROBE")) return 0;
   const bool known = run_kernel(name, {gx, gy, 1}, {bx, 1, 1}, arguments);
   note("launch %s%s\n", name, known ? "" : " (not run)");
@@ -376,6 +378,11 @@ int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned, unsigned 
 int cublasCreate_v2(void **handle) { return *handle = (void *)5, 0; }
 int cublasDestroy_v2(void *) { return 0; }
 int cublasSetStream_v2(void *, void *) { return 0; }
+// The lengths of columns in memory that cuBLAS takes.
+static bool are_sizes(int ta, int tb, int m, int n, int k, int lda, int ldb, int ldc) {
+  return m >= 0 && n >= 0 && k >= 0 && lda >= std::max(1, ta ? k : m) && ldb >= std::max(1, tb ? n : k) &&
+         ldc >= std::max(1, m);
+}
 static void multiply(int ta, int tb, int m, int n, int k, float alpha, const float *a, int lda, const float *b, int ldb,
                      float beta, float *c, int ldc) {
   for (int j = 0; j < n; ++j)
@@ -389,18 +396,21 @@ static void multiply(int ta, int tb, int m, int n, int k, float alpha, const flo
 }
 int cublasSgemm_v2(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda, const float *b,
                    int ldb, const float *beta, float *c, int ldc) {
+  if (!are_sizes(ta, tb, m, n, k, lda, ldb, ldc)) return 7;
   multiply(ta, tb, m, n, k, *alpha, a, lda, b, ldb, *beta, c, ldc);
   return note("gemm %d %d %d\n", m, n, k), 0;
 }
 int cublasSgemmStridedBatched(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda,
                               long long step_a, const float *b, int ldb, long long step_b, const float *beta, float *c,
                               int ldc, long long step_c, int batch) {
+  if (!are_sizes(ta, tb, m, n, k, lda, ldb, ldc)) return 7;
   for (int i = 0; i < batch; ++i)
     multiply(ta, tb, m, n, k, *alpha, a + i * step_a, lda, b + i * step_b, ldb, *beta, c + i * step_c, ldc);
   return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
 }
 int cublasSgemmBatched(void *, int ta, int tb, int m, int n, int k, const float *alpha, const float *const *a, int lda,
                        const float *const *b, int ldb, const float *beta, float *const *c, int ldc, int batch) {
+  if (!are_sizes(ta, tb, m, n, k, lda, ldb, ldc)) return 7;
   for (int i = 0; i < batch; ++i) multiply(ta, tb, m, n, k, *alpha, a[i], lda, b[i], ldb, *beta, c[i], ldc);
   return note("gemm %d %d %d batch %d\n", m, n, k, batch), 0;
 }
