@@ -1,15 +1,65 @@
-//! RMSprop, Adagrad, FTRL and LAMB composed of dfdx operations, for devices on which they have no kernel of their own. (dfdx's
-//! RMSprop has epsilon inside the root.)
+//! Updates by what dfdx has: its kernels for SGD and Adam, and RMSprop, Adagrad, FTRL and LAMB composed of its operations, for
+//! devices on which they have no kernel of their own. (dfdx's RMSprop has epsilon inside the root.)
 //!
 //! Nothing is read from the device. Formulas are at [`RmsProp`], [`Adagrad`], [`Ftrl`] and [`Lamb`].
 
+use dfdx::optim::{AdamConfig, Momentum, SgdConfig, WeightDecay};
 use dfdx::tensor_ops::{BroadcastTo, ChooseFrom, SumTo, TryAdd, TryDiv, TryGt, TryMul, TrySub};
 
 use super::gradient::{Flat, read, write};
-use super::update::{Moments, bias};
+use super::update::bias;
 use crate::nn::{Gradients, Parameter};
-use crate::optim::{Adagrad, Ftrl, Lamb, RmsProp};
+use crate::optim::config::{Adam, RmsProp, Rule, Sgd};
+use crate::optim::{Adagrad, Ftrl, Lamb};
 use crate::{Device, ModelResult};
+
+/// Where dfdx's kernels have the state of the parameters: one set of buffers for each moment.
+pub(crate) type Moments<D> = [Gradients<D>; 2];
+
+fn l2(weight_decay: f64) -> Option<WeightDecay> {
+    (weight_decay != 0.0).then_some(WeightDecay::L2(weight_decay))
+}
+
+/// An update by dfdx's own kernels and operations.
+pub(crate) fn stock<D: Device>(
+    step: u64,
+    rule: &Rule,
+    learning_rate: f64,
+    parameter: &mut Parameter<D>,
+    gradients: &mut Gradients<D>,
+    moments: &mut Moments<D>,
+) -> ModelResult<()> {
+    // The ghost has the identity without the storage, which the update would otherwise have to copy.
+    let ghost = parameter.identity().ghost();
+    match rule {
+        Rule::Adagrad(rule) => adagrad(rule, learning_rate, parameter, gradients, moments),
+        Rule::Ftrl(rule) => ftrl(rule, learning_rate, parameter, gradients, moments),
+        Rule::Lamb(rule) => lamb(step, rule, learning_rate, parameter, gradients, moments),
+        Rule::RmsProp(rule) => rms_prop(rule, learning_rate, parameter, gradients, moments),
+        Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => {
+            let momentum = match (*momentum, nesterov) {
+                (0.0, _) => None,
+                (momentum, false) => Some(Momentum::Classic(momentum)),
+                (momentum, true) => Some(Momentum::Nesterov(momentum)),
+            };
+            let config = SgdConfig { lr: learning_rate, momentum, weight_decay: l2(*weight_decay) };
+            let (gradient, velocity) = (gradients.get_or_alloc_mut(&ghost)?, moments[0].get_or_alloc_mut(&ghost)?);
+            parameter.update(|tensor| Ok(config.try_update(tensor, velocity, gradient)?))
+        }
+        Rule::Adam(Adam { betas, epsilon, weight_decay, decoupled, .. }) => {
+            let weight_decay = match decoupled {
+                true => (*weight_decay != 0.0).then_some(WeightDecay::Decoupled(*weight_decay)),
+                false => l2(*weight_decay),
+            };
+            let config = AdamConfig { lr: learning_rate, betas: *betas, eps: *epsilon, weight_decay };
+            let [first, second] = moments;
+            let (first, second) = (first.get_or_alloc_mut(&ghost)?, second.get_or_alloc_mut(&ghost)?);
+            let gradient = gradients.get_or_alloc_mut(&ghost)?;
+            let step = i32::try_from(step).unwrap_or(i32::MAX);
+            parameter.update(|tensor| Ok(config.try_update(step, tensor, first, second, gradient)?))
+        }
+    }
+}
 
 fn weights<D: Device>(parameter: &Parameter<D>) -> Flat<D> {
     parameter.flat()
@@ -20,7 +70,7 @@ fn move_by<D: Device>(parameter: &mut Parameter<D>, change: &Flat<D>, factor: f6
     parameter.update(|tensor| Ok(tensor.try_axpy(1.0, change, factor)?))
 }
 
-pub(super) fn rms_prop<D: Device>(
+fn rms_prop<D: Device>(
     rule: &RmsProp,
     learning_rate: f64,
     parameter: &mut Parameter<D>,
@@ -40,7 +90,7 @@ pub(super) fn rms_prop<D: Device>(
     move_by(parameter, &step, -learning_rate)
 }
 
-pub(super) fn adagrad<D: Device>(
+fn adagrad<D: Device>(
     rule: &Adagrad,
     learning_rate: f64,
     parameter: &mut Parameter<D>,
@@ -56,7 +106,7 @@ pub(super) fn adagrad<D: Device>(
     move_by(parameter, &gradient.try_div(root)?, -learning_rate)
 }
 
-pub(super) fn ftrl<D: Device>(
+fn ftrl<D: Device>(
     rule: &Ftrl,
     learning_rate: f64,
     parameter: &mut Parameter<D>,
@@ -80,7 +130,7 @@ pub(super) fn ftrl<D: Device>(
     parameter.update(|tensor| Ok(tensor.try_axpy(0.0, &target, 1.0)?))
 }
 
-pub(super) fn lamb<D: Device>(
+fn lamb<D: Device>(
     step: u64,
     rule: &Lamb,
     learning_rate: f64,

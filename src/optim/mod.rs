@@ -3,10 +3,11 @@
 mod adaptive;
 mod average;
 #[cfg(any(test, feature = "cuda"))]
-mod composed;
+pub(crate) mod composed;
 mod config;
 mod early_stopping;
 mod gradient;
+mod host;
 mod optimizer;
 mod plateau;
 mod schedule;

@@ -8,7 +8,8 @@ use super::gradient;
 use super::optimizer::{self, Fused, Pending};
 use crate::ModelResult;
 use crate::nn::{Gradients, Parameter, Tensor};
-use crate::optim::update::{Moments, Update, bias, stock};
+use crate::optim::composed::{Moments, stock};
+use crate::optim::update::{Update, bias};
 use crate::optim::{Adagrad, Adam, Ftrl, RmsProp, Rule, Sgd};
 
 /// The kernel's form of a rule, if there is one.
