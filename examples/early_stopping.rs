@@ -11,6 +11,7 @@ use common::{Ring, points};
 use elistimator::optim::EarlyStopping;
 use elistimator::prelude::*;
 
+/// Trains until the accuracy gets no better.
 #[derive(Parser)]
 struct Args {
     /// Where checkpoints and logs go; a new temporary directory unless given.

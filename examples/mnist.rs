@@ -77,10 +77,11 @@ impl<D: Device> ModelFn<D> for MnistCnn {
     }
 }
 
+/// Trains a convolutional network on MNIST.
 #[derive(Parser)]
 struct Args {
     /// Passes over the 60,000 training images.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     epochs: u64,
     /// Where checkpoints and logs go; a new temporary directory unless given.
     #[arg(long)]

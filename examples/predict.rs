@@ -12,6 +12,7 @@ use clap::Parser;
 use common::Ring;
 use elistimator::prelude::*;
 
+/// Loads a model from its directory alone and asks it about a point.
 #[derive(Parser)]
 struct Args {
     /// A directory that the quickstart, early_stopping or resume example wrote.
@@ -20,9 +21,10 @@ struct Args {
     /// cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
-    /// The point to ask about.
+    /// Where the point to ask about is from left to right.
     #[arg(long, default_value_t = 0.6, allow_negative_numbers = true)]
     x: f32,
+    /// And from bottom to top.
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     y: f32,
 }

@@ -10,6 +10,7 @@ use clap::Parser;
 use common::{Ring, points};
 use elistimator::prelude::*;
 
+/// The shortest whole program: trains on points in a ring, validates, saves, predicts.
 #[derive(Parser)]
 struct Args {
     /// Where checkpoints and logs go; a new temporary directory unless given.

@@ -12,6 +12,7 @@ use clap::Parser;
 use common::{Ring, points};
 use elistimator::prelude::*;
 
+/// A run that may be killed at any moment: the same command goes on with it.
 #[derive(Parser)]
 struct Args {
     /// Where checkpoints and logs go.
@@ -21,7 +22,7 @@ struct Args {
     #[arg(long, default_value_t = 2_000)]
     steps: u64,
     /// Steps between two checkpoints.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     save_every: u64,
     /// cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "cpu")]

@@ -81,19 +81,20 @@ impl<D: Device> ModelFn<D> for Digits {
     }
 }
 
+/// Snapshots of one run decide together, against a single model that was trained for as long.
 #[derive(Parser)]
 struct Args {
     /// Runs with different initial weights and orders of the data, whose accuracies are averaged.
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     seeds: u64,
     /// Training images to use, of 60,000.
     #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     examples: u64,
     /// Cycles of the learning rate, and so members of the ensemble.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     cycles: u64,
     /// Passes over the training images in a cycle.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1_000))]
     epochs_per_cycle: u64,
     /// The highest learning rate.
     #[arg(long, default_value_t = 0.1)]

@@ -15,10 +15,13 @@ use shared::workload::Workload;
 #[allow(dead_code)]
 mod shared;
 
+/// Measures the whole loop on synthetic data; prints one JSON line.
 #[derive(Parser)]
 struct Args {
+    /// Which network, and with it the batch size.
     workload: Workload,
-    #[arg(long, default_value_t = 2)]
+    /// Threads of the layers.
+    #[arg(long, default_value_t = 2, value_parser = shared::rates::threads)]
     threads: usize,
     /// Repetitions that are timed, after one that is not.
     #[arg(long, default_value_t = 5)]
@@ -26,8 +29,10 @@ struct Args {
     /// Steps that are timed together; the workload's own number by default, which is for a CPU.
     #[arg(long)]
     steps: Option<u64>,
+    /// Where checkpoints and logs go; a new temporary directory unless given.
     #[arg(long)]
     model_dir: Option<PathBuf>,
+    /// cpu, cuda, cuda:N or auto.
     #[arg(long, default_value = "cpu")]
     device: DeviceSpec,
 }

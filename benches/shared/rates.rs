@@ -24,6 +24,14 @@ pub fn use_threads(threads: usize) -> Result<()> {
     built.map_err(|error| Error::with_source(ErrorKind::InvalidArgument, format!("{threads} threads"), error))
 }
 
+/// A number of threads on a command line.
+///
+/// # Errors
+/// When it is none from 1 to 1024.
+pub fn threads(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|threads| (1..=1024).contains(threads)).ok_or_else(|| "expected 1 to 1024".to_owned())
+}
+
 /// The median rate of f32 matrix products on all threads of the global pool, in GFLOP/s, from products for as long as
 /// `duration`.
 pub fn matrix_product(duration: Duration) -> f64 {

@@ -97,6 +97,42 @@ impl Record {
         self.entries.iter().any(|(known, _)| known == name)
     }
 
+    /// Arrays of one number per row, such as the columns of a table, side by side: f32 `[rows, names]`, what a dense layer takes.
+    ///
+    /// ```
+    /// use elistimator::data::Record;
+    ///
+    /// let table = Record::new().with("age", vec![40i64, 31]).with("member", vec![true, false]);
+    /// assert_eq!(table.matrix(&["age", "member"])?, [[40f32, 1.0], [31.0, 0.0]].into());
+    /// # Ok::<(), elistimator::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ErrorKind::NotFound`] listing the names that there are; [`ErrorKind::Signature`] naming an array of text, of another rank
+    /// or with another number of rows.
+    pub fn matrix(&self, names: &[impl AsRef<str>]) -> Result<Array> {
+        let mut columns = Vec::with_capacity(names.len());
+        for name in names.iter().map(AsRef::as_ref) {
+            let array = self.get(name)?;
+            let rows = columns.first().map_or(array.len(), Vec::len);
+            if array.dims() != [rows] {
+                let message = format!(
+                    "column {name:?}: found {} of shape {:?}, expected numbers of shape [{rows}]",
+                    array.dtype(),
+                    array.dims()
+                );
+                return Err(Error::new(ErrorKind::Signature, message));
+            }
+            columns.push(array.to_f32().map_err(|error| error.at(format_args!("column {name:?}")))?);
+        }
+        let rows = columns.first().map_or(0, Vec::len);
+        let mut values = Vec::with_capacity(rows * columns.len());
+        for row in 0..rows {
+            values.extend(columns.iter().map(|column| column[row]));
+        }
+        Array::new([rows, columns.len()], values)
+    }
+
     /// Names and arrays, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Array)> {
         self.entries.iter().map(|(name, array)| (name.as_str(), array))
@@ -136,4 +172,27 @@ macro_rules! inputs {
         $(record.insert($name, $array);)*
         record
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_that_are_no_columns_are_named() {
+        let table = Record::new()
+            .with("age", vec![1f64, 2.0])
+            .with("name", vec!["a", "b"])
+            .with("short", vec![1i64])
+            .with("wide", [[1f32, 2.0], [3.0, 4.0]])
+            .with("one", 1i64);
+        let error = |names: &[&str]| table.matrix(names).unwrap_err().to_string();
+        assert_eq!(error(&["age", "short"]), "column \"short\": found i64 of shape [1], expected numbers of shape [2]");
+        assert!(error(&["age", "wide"]).contains("column \"wide\": found f32 of shape [2, 2]"));
+        assert!(error(&["one"]).contains("column \"one\": found i64 of shape []"));
+        assert!(error(&["age", "name"]).contains("column \"name\""));
+        assert!(error(&["age", "years"]).contains("known are"));
+        assert_eq!(table.matrix(&["age"]).unwrap(), [[1f32], [2.0]].into());
+        assert_eq!(table.matrix::<&str>(&[]).unwrap().dims(), [0, 0]);
+    }
 }
