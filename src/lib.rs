@@ -101,6 +101,10 @@ struct Readme;
 struct FromTfEstimator;
 
 #[cfg(doctest)]
+#[doc = include_str!("../docs/from-pytorch.md")]
+struct FromPyTorch;
+
+#[cfg(doctest)]
 #[doc = include_str!("../docs/recipes.md")]
 struct Recipes;
 

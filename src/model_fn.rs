@@ -172,7 +172,8 @@ impl<D: Device> TrainSpec<D> {
         self
     }
 
-    /// A value to log beside the loss, in TensorBoard and in log lines. It stays on the device until the next flush.
+    /// A value to log beside the loss, in TensorBoard and in log lines: `loss.retaped::<NoneTape>()` is one without its tape. It
+    /// stays on the device until the next flush.
     #[must_use]
     pub fn scalar(mut self, name: &str, value: Tensor<(), D>) -> Self {
         self.scalars.push((name.to_owned(), value));

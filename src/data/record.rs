@@ -193,6 +193,6 @@ mod tests {
         assert!(error(&["age", "name"]).contains("column \"name\""));
         assert!(error(&["age", "years"]).contains("known are"));
         assert_eq!(table.matrix(&["age"]).unwrap(), [[1f32], [2.0]].into());
-        assert_eq!(table.matrix::<&str>(&[]).unwrap().dims(), [0, 0]);
+        assert_eq!(table.matrix(&[""; 0]).unwrap().dims(), [0, 0]);
     }
 }

@@ -180,7 +180,9 @@ impl<D: Device> Parameter<D> {
         tensor.clone()
     }
 
-    /// The values in this shape, sharing identity as [`flat`](Self::flat) does: what a forward pass of dfdx operations uses.
+    /// The values in this shape, sharing identity as [`flat`](Self::flat) does: what a forward pass of dfdx operations uses. It has
+    /// no tape: an operation on it alone is not recorded, and the parameter then not trained. Put the input's tape on it first, and
+    /// go on with the result in front: `let (x, tape) = x.split_tape(); gate.shaped(shape)?.put_tape(tape).try_exp()?.try_mul(x)?`.
     ///
     /// # Errors
     /// When the shape has another number of elements.
