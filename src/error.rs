@@ -119,7 +119,8 @@ impl std::error::Error for Error {
 pub type ModelResult<T> = std::result::Result<T, ModelError>;
 
 /// What a model function returns when it fails. Made by `?` from anything that can be printed: dfdx's CUDA error is no
-/// `std::error::Error`, so a `Box<dyn Error>` would not take it. The kind of an [`Error`] survives the way.
+/// `std::error::Error`, so a `Box<dyn Error>` would not take it. The kind of an [`Error`] survives the way, and `?` turns it into
+/// one again where layers and losses are called outside of a model function.
 pub struct ModelError {
     error: Error,
 }
@@ -133,6 +134,12 @@ impl ModelError {
     /// The error to hand to the caller of a verb.
     pub(crate) fn into_error(self) -> Error {
         self.error
+    }
+}
+
+impl From<ModelError> for Error {
+    fn from(error: ModelError) -> Self {
+        error.into_error()
     }
 }
 
@@ -173,7 +180,10 @@ mod tests {
         fn fails() -> ModelResult<()> {
             Err(Error::new(ErrorKind::Interrupted, "stop"))?
         }
-        assert_eq!(fails().unwrap_err().into_error().kind(), ErrorKind::Interrupted);
+        fn calls() -> Result<()> {
+            Ok(fails()?)
+        }
+        assert_eq!(calls().unwrap_err().kind(), ErrorKind::Interrupted);
     }
 
     #[test]

@@ -165,7 +165,8 @@ impl<D: Device> TrainSpec<D> {
         self
     }
 
-    /// A further loss, for the parameters whose names start with `prefix`. All backward passes run before the first update.
+    /// A further loss, for the parameters whose names start with `prefix`. All backward passes run before the first update. A
+    /// prefix that fits no name is an error of the step.
     #[must_use]
     pub fn and(mut self, loss: Tensor<(), D, StepTape<D>>, prefix: &str) -> Self {
         self.objectives.push(Objective::new(loss, Some(prefix.to_owned())));

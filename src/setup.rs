@@ -37,6 +37,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
         config.check().map_err(|error| error.at("build"))?;
         let optimizer = Optimizer::new(config);
+        optimizer.check_names(&net).map_err(|error| ModelError::into_error(error).at("build"))?;
         let average = match options.average {
             Some(when) => {
                 Some((when.decay.map_or_else(|| Ok(WeightAverage::uniform()), WeightAverage::exponential)?, when))

@@ -154,9 +154,8 @@ fn frozen_groups_stay_by_prefix_and_by_glob_over_a_restart() {
     assert_eq!(all(&[]), (NAMES.map(String::from).to_vec(), 0));
     assert_eq!(all(&["encoder."]).0, ["head.bias", "head.weight", "norm1.bias", "norm1.weight"]);
     assert_eq!(all(&["*.bias", "norm*weight"]), (["encoder.weight", "head.weight"].map(String::from).to_vec(), 19));
-    // A prefix without its dot fits more, a name in the middle of another one nothing.
+    // A prefix without its dot fits more; a name in the middle of another one fits nothing, which is refused (below).
     assert_eq!(all(&["he"]).0, ["encoder.bias", "encoder.weight", "norm1.bias", "norm1.weight"]);
-    assert_eq!(all(&["weight"]).0, NAMES);
 }
 
 #[test]
@@ -423,4 +422,28 @@ fn an_update_of_ones_own_may_leave_the_gradients_as_they_are() {
         copying.variable("out.weight").unwrap().as_slice::<f32>().unwrap(),
         plain.variable("out.weight").unwrap().as_slice::<f32>().unwrap()
     );
+}
+
+#[test]
+fn parts_that_the_network_has_not_are_refused() {
+    let model = |optimizer: OptimizerConfig| Grouped { optimizer, scale: 1.0, schedule: Schedule::default() };
+    let built = |config| Elistimator::builder(model(config)).progress(ProgressMode::Off).build();
+    let adam = || OptimizerConfig::from(Adam::new(1e-3));
+    for (config, part) in [
+        (adam().group("haed.", Sgd::new(0.1)), "the group \"haed.\""),
+        (adam().frozen("*.wieght"), "frozen \"*.wieght\""),
+        (adam().frozen("weight"), "frozen \"weight\""),
+    ] {
+        let error = built(config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(part) && error.to_string().contains("head.weight"), "{error}");
+    }
+    assert!(built(adam().without_decay("*nothing*").group("head.", Sgd::new(0.1)).frozen("*.bias")).is_ok());
+
+    let mut estimator = built(adam()).unwrap();
+    let (mut optimizer, mut gradients) = (Optimizer::new(adam()), Gradients::leaky());
+    let error = optimizer.update(estimator.net_mut(), &mut gradients, Some("haed."));
+    let error = Error::from(error.unwrap_err()).to_string();
+    assert!(error.starts_with("the loss for \"haed.\": no parameter has such a name"), "{error}");
+    assert!(optimizer.update(estimator.net_mut(), &mut gradients, Some("head.")).is_ok());
 }

@@ -59,7 +59,8 @@ pub(super) const NOT_NEGATIVE: &str = "a finite number that is not negative";
 impl OptimizerConfig {
     /// Updates the parameters whose names fit the pattern by an optimiser of their own. Of several patterns that fit, the
     /// longest counts. The schedule scales all learning rates alike. Decay is left out, parameters are frozen and gradients are
-    /// clipped by what is said of the whole, not of the group's optimiser.
+    /// clipped by what is said of the whole, not of the group's optimiser. A pattern that fits no parameter is an
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the estimator is built.
     #[must_use]
     pub fn group(mut self, pattern: &str, optimizer: impl Into<Self>) -> Self {
         self.groups.retain(|(known, _)| known != pattern);
@@ -67,7 +68,7 @@ impl OptimizerConfig {
         self
     }
 
-    /// Leaves the parameters whose names fit the pattern out of weight decay: biases and norms, usually.
+    /// Leaves the parameters whose names fit the pattern, if any, out of weight decay: biases and norms, usually.
     #[must_use]
     pub fn without_decay(mut self, pattern: &str) -> Self {
         self.undecayed.push(pattern.to_owned());
@@ -75,7 +76,8 @@ impl OptimizerConfig {
     }
 
     /// Never updates the parameters whose names fit the pattern. Their gradients are still computed, and not counted in
-    /// [norms](Self::clip_norm); [`Elistimator::freeze`](crate::Elistimator::freeze) saves that work too.
+    /// [norms](Self::clip_norm); [`Elistimator::freeze`](crate::Elistimator::freeze) saves that work too. A pattern that fits no
+    /// parameter is an error, as in [`group`](Self::group).
     #[must_use]
     pub fn frozen(mut self, pattern: &str) -> Self {
         self.frozen.push(pattern.to_owned());
@@ -116,6 +118,13 @@ impl OptimizerConfig {
 
     pub(crate) fn is_frozen(&self, name: &str) -> bool {
         self.frozen.iter().any(|pattern| matches(pattern, name))
+    }
+
+    /// The patterns that stand for a part of the network which there must be, and what they do. What is left out of decay may be in
+    /// no network: `"*norm*"` is said of all of them.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let groups = self.groups.iter().map(|(pattern, _)| ("the group", pattern.as_str()));
+        groups.chain(self.frozen.iter().map(|pattern| ("frozen", pattern.as_str())))
     }
 
     /// Refuses settings with which no update makes sense, as PyTorch does.

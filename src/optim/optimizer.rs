@@ -93,7 +93,8 @@ impl<D: Device> Optimizer<D> {
     /// are zero afterwards.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a learning rate or another setting that is not finite or negative; those of the device.
+    /// [`ErrorKind::InvalidArgument`] for a learning rate or another setting that is not finite or negative, and for a scope that no
+    /// parameter's name starts with; those of the device.
     pub fn update<N: Network<D>>(
         &mut self,
         net: &mut N,
@@ -109,7 +110,7 @@ impl<D: Device> Optimizer<D> {
             0.0 => factor.unwrap_or(1.0),
             base => *learning_rate / base,
         };
-        let mut index = 0;
+        let (mut index, mut is_scope_known) = (0, scope.is_none());
         let mut pending = D::Pending::default();
         net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
             let PartMut::Parameter(parameter) = part else { return Ok(()) };
@@ -119,6 +120,7 @@ impl<D: Device> Optimizer<D> {
             let slot = &mut slots[index];
             index += 1;
             spent.push(false);
+            is_scope_known |= scope.is_some_and(|scope| name.starts_with(scope));
             if !parameter.is_trainable() || slot.is_frozen || scope.is_some_and(|scope| !name.starts_with(scope)) {
                 return Ok(());
             }
@@ -139,7 +141,26 @@ impl<D: Device> Optimizer<D> {
             }
             Ok(())
         }))?;
-        D::finish(pending, gradients, moments)
+        D::finish(pending, gradients, moments)?;
+        match scope {
+            Some(scope) if !is_scope_known => Err(no_name(&format!("the loss for {scope:?}"), net)?.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses groups and frozen parts that this network has not: a slip of the pen would train them in another way than meant.
+    pub(crate) fn check_names<N: Network<D>>(&self, net: &N) -> ModelResult<()> {
+        for (what, pattern) in self.config.parts() {
+            let mut fits = false;
+            net.visit(&mut Visitor::new(&mut |name, part| {
+                fits |= matches!(part, Part::Parameter(_)) && crate::nn::matches(pattern, name);
+                Ok(())
+            }))?;
+            if !fits {
+                return Err(no_name(&format!("{what} {pattern:?}"), net)?.into());
+            }
+        }
+        Ok(())
     }
 
     /// How many values are remembered for each one of this parameter.
@@ -308,4 +329,16 @@ impl<D: Device> std::fmt::Debug for Optimizer<D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Optimizer({:?})", self.config)
     }
+}
+/// The error of a prefix or pattern that fits no parameter's name.
+fn no_name<D: Device, N: Network<D>>(what: &str, net: &N) -> ModelResult<Error> {
+    let mut names = Vec::new();
+    net.visit(&mut Visitor::new(&mut |name, part| {
+        if matches!(part, Part::Parameter(_)) {
+            names.push(name.to_owned());
+        }
+        Ok(())
+    }))?;
+    let message = format!("{what}: no parameter has such a name; there are {names:?}");
+    Ok(Error::new(ErrorKind::InvalidArgument, message))
 }
