@@ -287,7 +287,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
 
     /// Handles Ctrl-C, SIGTERM and, on Unix, the terminal that closes: the batch in progress and a save end, and the verb
     /// returns an error of kind [`Interrupted`](crate::ErrorKind::Interrupted), with everything usable; a second signal ends
-    /// the process. A signal that the process was started to ignore, as `nohup` does, stays ignored (on Linux).
+    /// the process. Under `nohup` the run goes on when the terminal closes (on Linux).
     #[must_use]
     pub fn handle_interrupts(mut self, on: bool) -> Self {
         self.options.interrupts = on;

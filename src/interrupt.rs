@@ -34,9 +34,12 @@ fn handle() -> std::io::Result<()> {
     /// `timeout` sends its signal to the program and again to the program's group: that is one, not two.
     const ECHO: Duration = Duration::from_millis(100);
 
-    // What the parent had ignored stays so: `nohup` means that the run outlives its terminal.
-    let wanted = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
-    let mut signals = signal_hook::iterator::Signals::new(wanted)?;
+    let mut signals = signal_hook::iterator::Signals::new([libc::SIGINT, libc::SIGTERM])?;
+    // `nohup` means that the run outlives its terminal. Ctrl-C is ignored from the start in whatever a script runs by `&`, where
+    // one who sends the signal means it.
+    if !is_ignored(libc::SIGHUP) {
+        signals.add_signal(libc::SIGHUP)?;
+    }
     let wait = move || {
         let mut last: Option<(i32, Instant)> = None;
         for signal in signals.forever() {

@@ -273,14 +273,32 @@ fn a_signal_at_the_end_of_an_epoch_leaves_the_epoch_to_be_ended() {
     assert!(said.contains("DONE"), "{said}{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// The program, started to ignore a signal.
+#[cfg(unix)]
+fn ignoring(signal: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("trap '' {signal}; exec \"$0\" \"$@\"")]).arg(std::env::current_exe().unwrap());
+    shell
+}
+
+/// What a script starts by `&` ignores Ctrl-C, and is interrupted by who sends it that signal all the same.
+#[test]
+#[cfg(unix)]
+fn a_program_in_the_background_is_interrupted_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, mut output) = start_by(ignoring("INT"), dir.path());
+    signal(&child, "-INT");
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert!(child.wait().unwrap().success(), "{rest}");
+}
+
 /// `nohup` ignores the signal of a terminal that closes.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(std::env::current_exe().unwrap());
-    let (mut child, mut output) = start_by(shell, dir.path());
+    let (mut child, mut output) = start_by(ignoring("HUP"), dir.path());
     signal(&child, "-HUP");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it goes on");
