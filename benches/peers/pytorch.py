@@ -162,6 +162,7 @@ if mode == "graphs":
     next_batch = lambda: next(batches)
 
 steps_done, last_loss = 0, float("nan")
+evaluations_done, sums = 0, (torch.zeros((), device=device), torch.zeros((), device=device))
 
 
 def train_step():
@@ -175,8 +176,15 @@ def train_step():
 
 
 def evaluation_step():
-    loss, accuracy = evaluate_on(*next_batch())
-    return loss.item(), accuracy.item()
+    global evaluations_done
+    values = evaluate_on(*next_batch())
+    if args.read_every == 1:
+        return [value.item() for value in values]
+    # The means over a pass need every step: their sums stay on the device until they are read.
+    for total, value in zip(sums, values):
+        total += value
+    evaluations_done += 1
+    return [total.item() for total in sums] if evaluations_done % args.read_every == 0 else None
 
 
 settle = torch.cuda.synchronize if device.type == "cuda" else lambda: None
