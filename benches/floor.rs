@@ -47,10 +47,10 @@ fn reaches(workload: Workload, least: f64) -> Result<bool> {
     let steps = workload.sizes().steps / 2;
     let mut estimator =
         Builder::<_, Cpu>::new(workload).model_dir_or_temporary(None).progress(ProgressMode::Off).build()?;
-    estimator.setup(Inputs::train(workload.data()?.prefetch(2)))?;
+    estimator.setup(Inputs::train(workload.data(workload.sizes().batch)?.prefetch(2)))?;
     estimator.train_steps(steps / 3)?;
     for attempt in 1..=TRIES {
-        let share = share(&mut estimator, steps, workload.training_gflop())?;
+        let share = share(&mut estimator, steps, workload.training_gflop(workload.sizes().batch))?;
         let verdict = if share >= least { "enough" } else { "too little" };
         println!(
             "{name}, try {attempt}: {share:.2} of the matrix-product rate, at least {least:.2} expected: {verdict}"

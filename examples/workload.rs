@@ -18,7 +18,7 @@ mod shared;
 /// Measures the whole loop on synthetic data; prints one JSON line.
 #[derive(Parser)]
 struct Args {
-    /// Which network, and with it the batch size.
+    /// Which network, and with it the data and the batch size.
     workload: Workload,
     /// Threads of the layers.
     #[arg(long, default_value_t = 2, value_parser = shared::rates::threads)]
@@ -29,6 +29,9 @@ struct Args {
     /// Steps that are timed together; the workload's own number by default, which is for a CPU.
     #[arg(long)]
     steps: Option<u64>,
+    /// Examples of a step, as many as the workload has at most; the workload's own number by default.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Option<u32>,
     /// Where checkpoints and logs go; a new temporary directory unless given.
     #[arg(long)]
     model_dir: Option<PathBuf>,
@@ -52,12 +55,13 @@ fn peak_rss_mb() -> f64 {
 fn run<D: Device>(args: &Args) -> Result<()> {
     let workload = args.workload;
     let steps = args.steps.unwrap_or(workload.sizes().steps).max(1);
+    let batch = args.batch.map_or(workload.sizes().batch, |batch| batch as usize);
+    let data = workload.data(batch)?;
     let mut estimator = Builder::<_, D>::new(workload)
         .model_dir_or_temporary(args.model_dir.clone())
         .device(args.device)
         .progress(ProgressMode::On)
         .build()?;
-    let data = workload.data()?;
     estimator.setup(Inputs::train(data.clone().prefetch(2)))?;
     estimator.train_steps(steps / 3)?;
     let mut train = Vec::new();
@@ -76,15 +80,15 @@ fn run<D: Device>(args: &Args) -> Result<()> {
         evaluation.push(steps as f64 / start.elapsed().as_secs_f64());
     }
     println!(
-        "{{\"name\": \"{}\", \"version\": \"{}\", \"threads\": {}, \"train_steps_per_second\": {}, \
+        "{{\"name\": \"{}\", \"version\": \"{}\", \"threads\": {}, \"batch\": {batch}, \"train_steps_per_second\": {}, \
          \"eval_steps_per_second\": {}, \"peak_rss_mb\": {peak:.1}, \"train_gflop\": {:.4}, \"eval_gflop\": {:.4}}}",
         workload.name(),
         env!("CARGO_PKG_VERSION"),
         args.threads,
         summary(train),
         summary(evaluation),
-        workload.training_gflop(),
-        workload.evaluation_gflop(),
+        workload.training_gflop(batch),
+        workload.evaluation_gflop(batch),
     );
     Ok(())
 }

@@ -8,25 +8,29 @@
 #
 # The machine that runs needs a driver of the toolkit's version or newer, and the toolkit's libraries (cuBLAS, cuRAND, NVRTC):
 # in DIR/lib, in /usr/local/cuda/lib64, or in Python's packages, as PyTorch brings them. With PyTorch there (as the python3
-# that is found, or as $PYTHON) its rates are measured beside ours; with compute-sanitizer, memory is checked. It is built for
-# devices of compute capability 9.0 and newer; CUDA_COMPUTE_CAP=80 before `--build` does it for 8.0 and newer.
+# that is found, or as $PYTHON) its rates are measured beside ours: eager, with CUDA graphs, and through torch.compile, which
+# needs a C compiler. With compute-sanitizer, memory is checked. It is built for devices of compute capability 9.0 and newer;
+# CUDA_COMPUTE_CAP=80 before `--build` does it for 8.0 and newer.
 #
-# The page is written anew after each part, so that it is there whatever ends the rest. What is not done after
-# GPU_CHECK_TIME seconds (570) is not done, and the page says so. All that was printed is in DIR/logs.
-# The exit status is 1 if anything failed, or if there is no GPU.
+# What matters most runs first, and the page is written anew after each part, so that it is there whatever ends the rest. What
+# is not done after GPU_CHECK_TIME seconds (570) is not done, and the page says so. So it does where a rate is not there after
+# GPU_CHECK_RATE_TIME seconds (60; with torch.compile, twice as many). All that was printed is in DIR/logs.
+# The exit status is 1 if anything failed, or if there is no GPU; a way to run PyTorch that does not work here is no failure.
 set -euo pipefail
 
 # The programs of a check: tests that run on every device, by the name of their file, and examples.
 tests=(cuda_driver cuda_memory cuda_upload)
 examples=(mnist workload)
-workloads=(cnn mlp lstm)
-# Steps that are timed together: enough to take a few tenths of a second.
-declare -A steps=([cnn]=500 [mlp]=2000 [lstm]=500)
+# Pairs of a workload and a batch size whose rates are measured, and steps that are timed together: enough to take a few tenths
+# of a second.
+pairs=("cnn 56" "cnn 1024" "mlp 128" "lstm 20")
+declare -A steps=(["cnn 56"]=500 ["cnn 1024"]=200 ["mlp 128"]=2000 ["lstm 20"]=500)
 # What the network of the MNIST example must reach after its epochs: 0.984 on the CPU.
 mnist_arguments=(--device cuda:0 --epochs 5 --seed 7)
 mnist_accuracy=0.980
-# Seconds after which everything is given up.
+# Seconds after which everything is given up, and after which one rate is.
 time=${GPU_CHECK_TIME:-570}
+rate_time=${GPU_CHECK_RATE_TIME:-60}
 
 usage() {
   echo "usage: gpu-check.sh [--build DIR | --run DIR]" >&2
@@ -83,8 +87,14 @@ capability() {
 
 # bounded PROGRAM...: runs a program for as long as there is time
 bounded() {
+  within "$time" "$@"
+}
+
+# within SECONDS PROGRAM...: the same for so many seconds at most
+within() {
   local left=$((time - SECONDS))
-  timeout -k 5 "$((left > 1 ? left : 1))" "$@"
+  left=$((left < $1 ? left : $1))
+  timeout -k 5 "$((left > 1 ? left : 1))" "${@:2}"
 }
 
 is_there_a_gpu() {
@@ -110,7 +120,7 @@ for place in importlib.util.find_spec("nvidia").submodule_search_locations: prin
 
 # section TITLE COMMAND...: runs a command, and keeps its result for the table and what matters of its output for the page
 section() {
-  local title=$1 status=passed result=0 start=$SECONDS log
+  local title=$1 status=passed result=0 start=$SECONDS cut_short= log
   shift
   if [ $((time - SECONDS)) -lt 5 ]; then
     echo "| $title | not run: the time was up | |" >> "$table"
@@ -122,7 +132,10 @@ section() {
   "$@" > "$log" 2>&1 || result=$?
   if [ $result -ne 0 ]; then
     status="**failed** with status $result" failed=1
-    [ $((time - SECONDS)) -gt 0 ] || status="**not finished**: the time was up" is_late=1
+    [ $((time - SECONDS)) -gt 0 ] || cut_short=1
+  fi
+  if [ -n "$cut_short" ]; then
+    status="**not finished**: the time was up" failed=1 is_late=1
   fi
   echo "| $title | $status | $((SECONDS - start)) s |" >> "$table"
   {
@@ -160,7 +173,9 @@ page() {
     echo
     echo "| what | result | time |"
     echo "|---|---|---|"
-    cat "$table" "$details"
+    cat "$table"
+    [ ! -s "$measured" ] || compared
+    cat "$details"
   } > "$results.new"
   mv "$results.new" "$results"
 }
@@ -176,41 +191,94 @@ mnist() {
   awk -v found="${accuracy:-0}" -v expected="$mnist_accuracy" 'BEGIN { exit !(found + 0 >= expected + 0) }'
 }
 
-# rate NAME COMMAND...: runs a benchmark; a line of the table of rates from the JSON that it prints last
-rate() {
-  local name=$1 line status=0
-  shift
-  line=$(bounded "$@" 2> "$logs/errors" | tail -n 1) || status=$?
-  if [ $status -ne 0 ]; then
-    echo "$workload, $name: status $status:"
-    tr '\r' '\n' < "$logs/errors" | tail -n 3
-    echo
-    return 1
-  fi
-  median() { sed -n "s/.*\"$1_steps_per_second\": {\"median\": \([0-9.]*\).*/\1/p" <<< "$line"; }
-  printf '%-10s %-44s %12s %12s\n' "$workload" "$name" "$(median train)" "$(median eval)"
-  [ -n "$(median train)" ]
+# compared: the table of rates, and ours over each, from what was measured; by workload, whatever the order it was measured in
+compared() {
+  printf '\n## Rates\n\n'
+  echo "Steps per second (medians), and ours over them. Ours are with progress bar and logs, and compute in f32, as PyTorch does"
+  echo "with TF32 off; by its defaults convolutions and LSTMs are in TF32. PyTorch's program reads the loss, and in evaluation the"
+  echo "sums of loss and accuracy, in every 50th step unless the row says otherwise; ours reads the loss up to ten times a second,"
+  echo "and in evaluation the logits of every step, whose accuracy the host computes."
+  echo "CUDA graphs: a whole step, captured once and replayed. How long the device is idle between steps is not measured: the sum"
+  echo "of its kernels' times is not to be had without CUPTI."
+  printf '\n| workload, batch | program | train/s | ours over it | eval/s | ours over it |\n|---|---|---|---|---|---|\n'
+  local pair
+  for pair in "${pairs[@]}"; do
+    awk -F '\t' -v "pair=$pair" '
+      function over(ours, theirs) { return ours > 0 && theirs > 0 ? sprintf("%.2f", ours / theirs) : "" }
+      $1 != pair { next }
+      $2 == "elistimator" { train = $3; evaluation = $4 }
+      $5 != "" { print "| " $1 " | " $2 " | " $5 " | | | |"; next }
+      $2 == "elistimator" { print "| " $1 " | " $2 " | " $3 " | | " $4 " | |"; next }
+      { print "| " $1 " | " $2 " | " $3 " | " over(train, $3) " | " $4 " | " over(evaluation, $4) " |" }' "$measured"
+  done
 }
 
-# rates: steps per second of every workload, ours and PyTorch's
-rates() {
-  local workload status=0
-  printf '%-10s %-44s %12s %12s\n' workload program 'train/s' 'eval/s'
-  for workload in "${workloads[@]}"; do
-    rate elistimator ./workload "$workload" --steps "${steps[$workload]}" --device cuda:0 --model-dir "$(mktemp -d)" || status=1
+# rate PAIR NAME SECONDS COMMAND...: runs a benchmark, and keeps the rates from the JSON that it prints last, or why there are none
+rate() {
+  local pair=$1 name=$2 seconds=$3 line= note= status=0 train= evaluation=
+  shift 3
+  median() { sed -n "s/.*\"$1_steps_per_second\": {\"median\": \([0-9.]*\).*/\1/p" <<< "$line"; }
+  if [ $((time - SECONDS)) -lt 5 ]; then
+    note="not run: the time was up" cut_short=1
+  else
+    # Into a file: nothing waits for a process that a program which was given up left behind.
+    within "$seconds" "$@" > "$logs/output" 2> "$logs/errors" || status=$?
+    line=$(tail -n 1 "$logs/output")
+    train=$(median train) evaluation=$(median eval)
+    if [ $status -ne 0 ] && [ $((time - SECONDS)) -le 0 ]; then
+      note="not finished: the time was up" cut_short=1
+    elif [ $status -eq 124 ] || [ $status -eq 137 ]; then
+      note="not finished in $seconds s"
+    elif [ $status -ne 0 ]; then
+      note=$({ plain "$logs/errors" || true; } | { grep -v '^note: run with' || true; } | tail -n 1 | tr '|\t' '/ ' | cut -c 1-240)
+      note="status $status: ${note:-no message}"
+      { plain "$logs/errors" || true; } | tail -n 12
+    elif [ -z "$train" ]; then
+      note="no rate in what it printed"
+    fi
+  fi
+  printf '%-10s %-48s %12s %12s %s\n' "$pair" "$name" "$train" "$evaluation" "$note"
+  printf '%s\t%s\t%s\t%s\t%s\n' "$pair" "$name" "$train" "$evaluation" "$note" >> "$measured"
+  [ -z "$note" ]
+}
+
+# pytorch PAIR NAME SECONDS OPTION...: the rate of PyTorch's program
+pytorch() {
+  local pair=$1 name=$2 seconds=$3 workload batch
+  read -r workload batch <<< "$pair"
+  rate "$pair" "PyTorch $name" "$seconds" "$python" peers/pytorch.py "$workload" --batch "$batch" --steps "${steps[$pair]}" \
+    --device cuda "${@:4}"
+}
+
+# beside PAIR...: our rates, and PyTorch's as most have it
+beside() {
+  local pair workload batch directory status=0
+  directory=$(mktemp -d)
+  for pair in "$@"; do
+    read -r workload batch <<< "$pair"
+    rate "$pair" elistimator "$rate_time" ./workload "$workload" --batch "$batch" --steps "${steps[$pair]}" --device cuda:0 \
+      --model-dir "$directory/$workload-$batch" || status=1
     if [ -n "$torch" ]; then
-      local torch=("$python" peers/pytorch.py "$workload" eager --steps "${steps[$workload]}" --device cuda)
-      rate "PyTorch, loss read in every step" "${torch[@]}" || status=1
-      rate "PyTorch, loss read in every 50th step" "${torch[@]}" --read-every 50 || status=1
+      pytorch "$pair" "eager, TF32 off" "$rate_time" --mode eager --tf32 off --read-every 50 || status=1
     else
-      echo "$workload: PyTorch with CUDA was not found"
+      echo "$pair: PyTorch with CUDA was not found"
     fi
   done
+  rm -rf "$directory"
   return $status
 }
 
+# otherwise NAME SECONDS OPTION...: rates of PyTorch run in another way; the page says why where that does not work here
+otherwise() {
+  local pair
+  for pair in "${pairs[@]}"; do
+    pytorch "$pair" "$@" || true
+  done
+}
+
 run() {
-  local from=$1 test results=$1/gpu-results.md logs=$1/logs failed=0 is_late= python=${PYTHON:-python3} torch device table details
+  local from=$1 test results=$1/gpu-results.md logs=$1/logs failed=0 is_late= python=${PYTHON:-python3} torch device
+  local table details measured
   cd "$from"
   if ! is_there_a_gpu; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and no page written" >&2
@@ -223,8 +291,8 @@ run() {
   torch=$(bounded "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() else "")' 2> /dev/null) || torch=
   rm -rf "$logs"
   mkdir -p "$logs"
-  table=$logs/table details=$logs/details
-  touch "$table" "$details"
+  table=$logs/table details=$logs/details measured=$logs/measured
+  touch "$table" "$details" "$measured"
   # Where a toolkit has it, which need not be where programs are looked for.
   PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
   export ELISTIMATOR_GPU=1
@@ -232,7 +300,17 @@ run() {
     section "tests: $test" bounded "./test-$test" --test-threads=1 --nocapture
   done
   section "MNIST: accuracy" mnist
-  section "rates: steps per second" rates
+  section "rates: ${pairs[0]}" beside "${pairs[0]}"
+  section "rates: the other workloads" beside "${pairs[@]:1}"
+  if [ -n "$torch" ]; then
+    section "rates: PyTorch, CUDA graphs" \
+      otherwise "CUDA graphs, TF32 off" "$rate_time" --mode graphs --tf32 off --read-every 50
+    section "rates: PyTorch, its defaults" otherwise "eager, its defaults" "$rate_time" --mode eager --read-every 50
+    section "rates: PyTorch, torch.compile" \
+      otherwise "torch.compile, TF32 off" $((2 * rate_time)) --mode compile --tf32 off --read-every 50
+    section "rates: PyTorch, loss read in every step" \
+      otherwise "eager, TF32 off, loss read in every step" "$rate_time" --mode eager --tf32 off
+  fi
   if command -v compute-sanitizer > /dev/null; then
     # Running out of memory is what some tests are about.
     local sanitizer=(bounded compute-sanitizer --report-api-errors no --error-exitcode 9)

@@ -54,6 +54,11 @@ impl Pretended {
 
     /// The same with so many seconds for it.
     fn run_for(&self, seconds: &str) -> (Output, String) {
+        self.run_with(seconds, "60")
+    }
+
+    /// And with so many for each rate.
+    fn run_with(&self, seconds: &str, rate: &str) -> (Output, String) {
         let tools = self.folder.path().join("tools");
         let built = self.folder.path().join("built");
         let path = format!("{}:{}", tools.display(), std::env::var("PATH").unwrap());
@@ -63,6 +68,7 @@ impl Pretended {
             .arg(&built)
             .env("PATH", path)
             .env("GPU_CHECK_TIME", seconds)
+            .env("GPU_CHECK_RATE_TIME", rate)
             .env("PYTHON", tools.join("python"))
             .output()
             .unwrap();
@@ -87,12 +93,14 @@ fn the_page_says_what_ran_where_and_how_fast() {
         "| tests: cuda_memory | passed |",
         "| tests: cuda_upload | passed |",
         "| MNIST: accuracy | passed |",
-        "| rates: steps per second | passed |",
+        "| rates: cnn 56 | passed |",
+        "| rates: the other workloads | passed |",
         "| memcheck: cuda_memory | passed |",
         "| racecheck: cuda_driver | passed |",
         "accuracy 0.9837, expected at least 0.980",
-        "cnn elistimator 123.45 678.9",
-        "lstm: PyTorch with CUDA was not found",
+        "cnn 1024 elistimator 123.45 678.9",
+        "lstm 20: PyTorch with CUDA was not found",
+        "| cnn 56 | elistimator | 123.45 | | 678.9 | |",
     ] {
         assert!(page.contains(line), "{line:?} is missing");
     }
@@ -114,9 +122,10 @@ fn what_fails_shows_and_the_rest_still_runs() {
         "element 3: 1 on the CPU, 2 on CUDA",
         "| tests: cuda_memory | passed |",
         "| MNIST: accuracy | **failed** with status 1 |",
-        "| rates: steps per second | **failed** with status 1 |",
-        "lstm, elistimator: status 1:\nno such kernel",
-        "mlp elistimator 5.0",
+        "| rates: cnn 56 | passed |",
+        "| rates: the other workloads | **failed** with status 1 |",
+        "| lstm 20 | elistimator | status 1: no such kernel | | | |",
+        "| mlp 128 | elistimator | 5.0 | | | |",
     ] {
         assert!(page.contains(line), "{line:?} is missing");
     }
@@ -140,25 +149,97 @@ fn without_a_gpu_nothing_runs_and_no_page_is_written() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("there is no NVIDIA GPU here"));
 }
 
+/// A Python whose PyTorch is found, and whose program does in each mode what is given, in the words of a shell's `case`.
+fn pytorch(modes: &str) -> String {
+    format!(
+        "rates() {{ echo '{{\"train_steps_per_second\": {{\"median\": '$1'}}, \"eval_steps_per_second\": {{\"median\": 8}}}}'; }}\n\
+         case \"$*\" in {modes} *pytorch.py*) rates 10 ;; *print*__version__*) echo 2.9 ;; esac"
+    )
+}
+
 #[test]
-fn pytorch_is_measured_where_it_is_found() {
+fn pytorch_is_measured_where_it_is_found_and_ours_is_compared_with_it() {
     let pretended = Pretended::new();
-    let rates = |train: u32| {
-        format!(
-            "echo '{{\"train_steps_per_second\": {{\"median\": {train}}}, \"eval_steps_per_second\": {{\"median\": 9}}}}'"
-        )
-    };
-    let (seldom, always) = (rates(20), rates(10));
-    let python = format!(
-        "case \"$*\" in *read-every*) {seldom} ;; *pytorch.py*--device\\ cuda*) {always} ;; *print*__version__*) echo 2.9 ;; esac"
-    );
-    pretended.tool("python", &python);
+    let workload = r#"[ "$2 $3" = "--batch 1024" ] && rate=5 || rate=30
+        echo "{\"train_steps_per_second\": {\"median\": $rate}, \"eval_steps_per_second\": {\"median\": 12}}""#;
+    pretended.program("workload", workload);
+    let asked = "*pytorch.py*'--mode graphs --tf32 off --read-every 50') rates 40 ;; \
+                 *'pytorch.py cnn --batch 56 --steps 500 --device cuda --mode eager --read-every 50') rates 15 ;; \
+                 *'--mode compile --tf32 off --read-every 50') rates 25 ;; \
+                 *'--mode eager --tf32 off') rates 20 ;;";
+    pretended.tool("python", &pytorch(asked));
     let (output, page) = pretended.run();
     assert!(output.status.success());
+    for lines in [
+        "- PyTorch: 2.9\n",
+        "| cnn 56 | elistimator | 30 | | 12 | |\n\
+         | cnn 56 | PyTorch eager, TF32 off | 10 | 3.00 | 8 | 1.50 |\n\
+         | cnn 56 | PyTorch CUDA graphs, TF32 off | 40 | 0.75 | 8 | 1.50 |\n\
+         | cnn 56 | PyTorch eager, its defaults | 15 | 2.00 | 8 | 1.50 |\n\
+         | cnn 56 | PyTorch torch.compile, TF32 off | 25 | 1.20 | 8 | 1.50 |\n\
+         | cnn 56 | PyTorch eager, TF32 off, loss read in every step | 20 | 1.50 | 8 | 1.50 |\n\
+         | cnn 1024 | elistimator | 5 | | 12 | |\n\
+         | cnn 1024 | PyTorch eager, TF32 off | 10 | 0.50 | 8 | 1.50 |\n",
+        "| lstm 20 | PyTorch CUDA graphs, TF32 off | 40 | 0.75 | 8 | 1.50 |\n",
+        "How long the device is idle between steps is not measured",
+    ] {
+        assert!(page.contains(lines), "{lines:?} is missing");
+    }
+    let at = |title: &str| page.find(&format!("| {title} |")).unwrap();
+    let order = ["MNIST: accuracy", "rates: cnn 56", "rates: the other workloads", "rates: PyTorch, CUDA graphs"];
+    let order = [&order[..], &["rates: PyTorch, torch.compile", "memcheck: cuda_driver"]].concat();
+    assert!(order.windows(2).all(|pair| at(pair[0]) < at(pair[1])));
+}
+
+#[test]
+fn a_way_to_run_pytorch_that_does_not_work_here_is_said_in_its_row_and_the_rest_goes_on() {
+    let pretended = Pretended::new();
+    let modes = "*'--mode graphs'*) echo Traceback >&2; echo 'pytorch.py: a | b: RuntimeError: not permitted' >&2; exit 1 ;; \
+                 *'cnn --batch 56'*'--mode compile'*) sleep 100 ;; *'--mode compile'*) echo 'no JSON' ;;";
+    pretended.tool("python", &pytorch(modes));
+    let (output, page) = pretended.run_with("60", "2");
+    assert!(output.status.success());
     for line in [
-        "- PyTorch: 2.9",
-        "cnn PyTorch, loss read in every step 10 9",
-        "lstm PyTorch, loss read in every 50th step 20 9",
+        "- finished: yes",
+        "| cnn 56 | PyTorch CUDA graphs, TF32 off | status 1: pytorch.py: a / b: RuntimeError: not permitted | | | |",
+        "| cnn 56 | PyTorch torch.compile, TF32 off | not finished in 4 s | | | |",
+        "| mlp 128 | PyTorch torch.compile, TF32 off | no rate in what it printed | | | |",
+        "| lstm 20 | PyTorch eager, TF32 off, loss read in every step | 10 |",
+        "| rates: PyTorch, CUDA graphs | passed |",
+        "| racecheck: cuda_driver | passed |",
+    ] {
+        assert!(page.contains(line), "{line:?} is missing");
+    }
+}
+
+#[test]
+fn a_rate_of_ours_that_is_not_there_in_time_fails() {
+    let pretended = Pretended::new();
+    pretended.program("workload", r#"[ "$1" = mlp ] && sleep 100; echo '{"train_steps_per_second": {"median": 5.0}}'"#);
+    let (output, page) = pretended.run_with("60", "2");
+    assert_eq!(output.status.code(), Some(1));
+    for line in [
+        "| rates: the other workloads | **failed** with status 1 |",
+        "| mlp 128 | elistimator | not finished in 2 s | | | |",
+        "| lstm 20 | elistimator | 5.0 |",
+        "- finished: yes",
+    ] {
+        assert!(page.contains(line), "{line:?} is missing");
+    }
+}
+
+#[test]
+fn rates_that_there_is_no_time_for_are_not_begun() {
+    let pretended = Pretended::new();
+    pretended.tool("python", &pytorch("*'--mode graphs'*) sleep 100 ;;"));
+    let (output, page) = pretended.run_for("15");
+    assert_eq!(output.status.code(), Some(1));
+    for line in [
+        "- finished: no, the time was up",
+        "| rates: PyTorch, CUDA graphs | **not finished**: the time was up |",
+        "| cnn 56 | PyTorch CUDA graphs, TF32 off | not finished: the time was up | | | |",
+        "| cnn 1024 | PyTorch CUDA graphs, TF32 off | not run: the time was up | | | |",
+        "| rates: PyTorch, torch.compile | not run: the time was up |",
     ] {
         assert!(page.contains(line), "{line:?} is missing");
     }
@@ -177,7 +258,7 @@ fn what_there_is_no_time_for_is_not_begun_and_the_page_says_so() {
         "- finished: no, the time was up",
         "| tests: cuda_upload | passed |",
         "| MNIST: accuracy | **not finished**: the time was up |",
-        "| rates: steps per second | not run: the time was up |",
+        "| rates: cnn 56 | not run: the time was up |",
         "| racecheck: cuda_driver | not run: the time was up |",
     ] {
         assert!(page.contains(line), "{line:?} is missing");

@@ -18,7 +18,14 @@ SIZES = {
 LONGEST = 3.0
 
 
-def arguments(modes):
+def at_least_one(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of 1 and more, found {text!r}")
+    return int(text)
+
+
+def arguments(modes, more=lambda parser: None):
+    """`more` adds the options that only one program knows."""
     parser = argparse.ArgumentParser()
     parser.add_argument("workload", choices=sorted(STEPS))
     parser.add_argument("mode", nargs="?", choices=modes, default=modes[0])
@@ -27,7 +34,14 @@ def arguments(modes):
     parser.add_argument("--steps", type=int, help="steps that are timed together; by default the workload's own number")
     parser.add_argument("--device", default="cpu", help="cuda for a GPU, where the program knows one")
     parser.add_argument("--read-every", type=int, default=1, help="steps from one loss that is read to the next")
-    return parser.parse_args()
+    parser.add_argument("--batch", type=at_least_one, help="examples of a step; by default the workload's own number")
+    more(parser)
+    args = parser.parse_args()
+    examples, batch = SIZES[args.workload][:2]
+    args.batch = args.batch or batch
+    if args.batch > examples:
+        parser.error(f"--batch: expected 1 to {examples}, the examples of {args.workload}, found {args.batch}")
+    return args
 
 
 def peak_memory():
@@ -78,6 +92,7 @@ def run(args, version, train_step, before_evaluation, evaluation_step, settle=la
         "name": args.workload,
         "version": version,
         "threads": args.threads,
+        "batch": args.batch,
         "train_steps_per_second": summary(train),
         "eval_steps_per_second": summary(evaluation),
         "peak_rss_mb": round(memory, 1),

@@ -51,7 +51,7 @@ def lstm():
     return [layers.Bidirectional(layers.LSTM(100, return_sequences=True)), layers.Dense(10)]
 
 
-examples, batch, label_shape, input_shape = measure.SIZES[args.workload]
+examples, _, label_shape, input_shape = measure.SIZES[args.workload]
 if args.workload == "cnn":
     input_shape = (28, 28, 1)  # TensorFlow's order: channels last
 inputs = keras.Input((*label_shape, *input_shape))
@@ -60,7 +60,7 @@ optimizer = keras.optimizers.SGD(1e-3) if args.workload == "cnn" else keras.opti
 optimizer.build(model.trainable_variables)
 cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 dataset = tf.data.Dataset.from_tensor_slices(synthetic(examples, label_shape, input_shape))
-batches = iter(dataset.shuffle(examples).repeat().batch(batch).prefetch(2))
+batches = iter(dataset.shuffle(examples).repeat().batch(args.batch).prefetch(2))
 
 
 @tf.function

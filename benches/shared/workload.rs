@@ -140,8 +140,7 @@ impl Workload {
     }
 
     /// The matrix products of a forward pass: rows, inner size, columns, and how often.
-    fn products(self) -> Vec<[usize; 4]> {
-        let batch = self.sizes().batch;
+    fn products(self, batch: usize) -> Vec<[usize; 4]> {
         match self {
             // A convolution is a product of the patches under its window, 5 · 5 · channels values each, with its filters.
             Self::Cnn => vec![
@@ -157,19 +156,27 @@ impl Workload {
     }
 
     /// GFLOP of the matrix products of a forward pass, `2 · rows · inner · columns` each.
-    pub fn evaluation_gflop(self) -> f64 {
-        self.products().iter().map(gflop).sum()
+    pub fn evaluation_gflop(self, batch: usize) -> f64 {
+        self.products(batch).iter().map(gflop).sum()
     }
 
     /// GFLOP of the matrix products of a training step: those of the forward pass, as many for the gradients of the
     /// weights, and as many for those of the inputs, but for the first layer, whose inputs are data.
-    pub fn training_gflop(self) -> f64 {
-        3.0 * self.evaluation_gflop() - self.products().first().map_or(0.0, gflop)
+    pub fn training_gflop(self, batch: usize) -> f64 {
+        3.0 * self.evaluation_gflop(batch) - self.products(batch).first().map_or(0.0, gflop)
     }
 
     /// A weak signal in noise, and 30 % of the labels random, so that the loss stays well above 0.
-    pub fn data(self) -> Result<Dataset> {
-        let Sizes { examples, batch, rows, values, .. } = self.sizes();
+    ///
+    /// # Errors
+    /// When there are not as many examples as a batch takes, or it takes none.
+    pub fn data(self, batch: usize) -> Result<Dataset> {
+        let Sizes { examples, rows, values, .. } = self.sizes();
+        if !(1..=examples).contains(&batch) {
+            let name = self.name();
+            let message = format!("batch: expected 1 to {examples}, the examples of {name}, found {batch}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let mut rng = StdRng::seed_from_u64(1);
         let mut normal = || (0..6).map(|_| rng.gen_range(-1.0f32..1.0)).sum::<f32>() / 1.414;
         let templates: Vec<f32> = (0..10 * values).map(|_| normal()).collect();
