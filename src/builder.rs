@@ -256,6 +256,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     /// one large batch, in the memory of a small one. What an epoch has left over at its end makes a smaller step.
     /// 1 unless set; 0 counts as 1.
     #[must_use]
+    #[doc(alias("gradient_accumulation"))]
     pub fn accumulate(mut self, batches: usize) -> Self {
         self.options.accumulate = batches.max(1);
         self

@@ -18,9 +18,29 @@
 //! # }
 //! ```
 //!
-//! Where to look: [`ModelFn`] is what you write, [`Elistimator`] what you call, [`Builder`] what you set;
-//! [`data`] feeds it, [`nn`] has layers, [`optim`] optimisers and schedules, [`metrics`] what is measured,
-//! [`checkpoint`] what is on disk, [`summary`] and [`progress`] what is shown.
+//! | to | look at |
+//! |---|---|
+//! | write a model | [`ModelFn`], [`network!`](macro@network), [`Features`], [`Step`], [`TrainSpec`], [`EvaluationSpec`], [`PredictSpec`] |
+//! | choose layers and losses, or write your own | [`nn`]: [`Layer`](nn::Layer), [`Network`](nn::Network), [`Parameter`](nn::Parameter), [`CrossEntropy`](nn::CrossEntropy), [`Loss`](nn::Loss) |
+//! | feed it | [`data`]: [`Dataset`](data::Dataset), [`Record`](data::Record), [`Array`](data::Array), [`Csv`](data::Csv); [`text`]: [`Vocabulary`](text::Vocabulary) |
+//! | set it up, and call it | [`Builder`], [`Inputs`], [`Elistimator`] |
+//! | say how weights move | [`optim`]: [`OptimizerConfig`](optim::OptimizerConfig), [`Schedule`](optim::Schedule), [`EarlyStopping`](optim::EarlyStopping) |
+//! | measure it | [`metrics`]: [`Metric`](metrics::Metric), [`Accuracy`](metrics::Accuracy) and others |
+//! | ask it, also in another program | [`Elistimator::from_disk`], [`Elistimator::predict`], [`Signature::read_json`](data::Signature::read_json), [`Ensemble`] |
+//! | choose the device | [`Device`], [`DeviceSpec`], [`with_device!`] |
+//! | look at a run | [`inspect`], [`checkpoint`], [`summary`] (TensorBoard), [`progress`] (bars and lines) |
+//!
+//! Programs from the first line to the last: the repository's README, `examples/`, and the pages `docs/from-pytorch.md` (for PyTorch and
+//! Keras), `docs/from-tf-estimator.md`, `docs/data.md` and `docs/recipes.md`.
+//!
+//! A crate that uses this one also names `serde` in its `Cargo.toml`, with the feature `derive`: the hyper-parameters derive
+//! `Serialize` and `Deserialize`. Dependencies without optimisation are very slow here; run with `--release`. What goes wrong
+//! without stopping anything is told through the [`log`](https://docs.rs/log) crate: install a logger, `env_logger` say, to see it.
+//!
+//! # Features
+//!
+//! None is on by default. `cuda`: dfdx's CUDA backend beside the CPU. `image`: directories of PNG and JPEG images. `plot`: curves as
+//! SVG. `cli`: the command `elistimator`.
 //!
 //! Warnings, of a setting that differs or a checkpoint that cannot be rotated out, go to the [`log`] facade: install a logger, such as
 //! that of `env_logger`, to see them.

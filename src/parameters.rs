@@ -7,6 +7,7 @@ use crate::{Device, Elistimator, ModelFn};
 
 /// The parameters of a network by its parts: what [`Elistimator::parameters`] returns. It prints as a table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[doc(alias("summary"))]
 pub struct ParameterSummary {
     parts: Vec<ParameterCount>,
 }

@@ -1,5 +1,8 @@
 //! What a training program needs, in one `use elistimator::prelude::*`. It takes the place of dfdx's prelude, whose names it
 //! re-exports where they are needed; do not glob both.
+//!
+//! `Serialize` and `Deserialize` are in it, but what they derive names the crate `serde`, which your `Cargo.toml` therefore has to
+//! have as well: `serde = { version = "1", features = ["derive"] }`.
 
 pub use crate::checkpoint::{CheckpointInfo, Retention};
 pub use crate::data::{Array, Csv, Dataset, Dtype, Mnist, Record, Signature};

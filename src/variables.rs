@@ -78,6 +78,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] when no name fits.
+    #[doc(alias("requires_grad"))]
     pub fn freeze(&mut self, pattern: &str) -> Result<usize> {
         self.set_trainable(pattern, false)
     }

@@ -153,6 +153,7 @@ pub(crate) trait Stage: Send + Sync + 'static {
 /// # Ok::<(), elistimator::Error>(())
 /// ```
 #[derive(Clone)]
+#[doc(alias("DataLoader"))]
 pub struct Dataset {
     pub(crate) stage: Arc<dyn Stage>,
 }

@@ -30,6 +30,7 @@ use crate::{Device, ModelError, ModelResult};
 /// # }
 /// ```
 #[derive(Debug)]
+#[doc(alias("Dense", "nn.Linear"))]
 pub struct Linear<D: Device, I: Dim = usize, O: Dim = usize> {
     /// `(outputs, inputs)`.
     pub weight: Parameter<D>,

@@ -59,6 +59,7 @@ pub fn sparse_cross_entropy<D: Device, T: Tape<f32, D>>(
 /// # }
 /// ```
 #[derive(Debug, Clone, Default)]
+#[doc(alias("CrossEntropyLoss", "ignore_index", "class_weight"))]
 pub struct CrossEntropy {
     label_smoothing: f32,
     class_weights: Option<Vec<f32>>,
@@ -269,8 +270,10 @@ fn normalized(mut weights: Vec<f32>, total: f32) -> Vec<f32> {
 #[non_exhaustive]
 pub enum Loss {
     /// `(prediction - target)²`.
+    #[doc(alias("MSELoss", "MSE"))]
     Squared,
     /// `|prediction - target|`.
+    #[doc(alias("L1Loss", "MAE"))]
     Absolute,
     /// Half the square below `delta`, linear above it (Huber 1964).
     Huber {
@@ -278,6 +281,7 @@ pub enum Loss {
         delta: f32,
     },
     /// Cross-entropy of `sigmoid(prediction)` with a target from 0 to 1.
+    #[doc(alias("BCEWithLogitsLoss", "pos_weight"))]
     BinaryCrossEntropy {
         /// The factor of the target's part: above 1 for rare positives; 1 is plain.
         positive_weight: f32,

@@ -133,6 +133,7 @@ impl<D: Device> Parameter<D> {
     /// The same, but never trained: a running statistic, which the layer itself moves. A pattern that unfreezes the layer leaves it
     /// alone; weight decay would shrink it.
     #[must_use]
+    #[doc(alias("register_buffer"))]
     pub fn statistic(mut self) -> Self {
         (self.trainable, self.is_statistic) = (false, true);
         self

@@ -62,6 +62,7 @@ impl OptimizerConfig {
     /// clipped by what is said of the whole, not of the group's optimiser. A pattern that fits no parameter is an
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the estimator is built.
     #[must_use]
+    #[doc(alias("param_groups"))]
     pub fn group(mut self, pattern: &str, optimizer: impl Into<Self>) -> Self {
         self.groups.retain(|(known, _)| known != pattern);
         self.groups.push((pattern.to_owned(), optimizer.into().rule));

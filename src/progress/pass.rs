@@ -203,6 +203,12 @@ impl Pass {
     }
 }
 
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Pass")
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         self.close();
