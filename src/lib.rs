@@ -42,9 +42,6 @@
 //! None is on by default. `cuda`: dfdx's CUDA backend beside the CPU. `image`: directories of PNG and JPEG images. `plot`: curves as
 //! SVG. `cli`: the command `elistimator`.
 //!
-//! Warnings, of a setting that differs or a checkpoint that cannot be rotated out, go to the [`log`] facade: install a logger, such as
-//! that of `env_logger`, to see them.
-//!
 //! [dfdx]: https://docs.rs/dfdx
 
 mod accumulation;
