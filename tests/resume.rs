@@ -93,6 +93,7 @@ fn metrics_stick_whether_validated_before_or_after_the_save() {
     assert_eq!(kept, [after.get("loss").unwrap(), before.get("loss").unwrap()]);
 }
 
+/// Guards, as `scripts/mutations.py` shows: the lock.
 #[test]
 fn a_second_writer_is_locked_out_until_the_first_is_gone() {
     let dir = tempfile::tempdir().unwrap();
@@ -218,6 +219,7 @@ fn other_data_that_was_set_up_before_the_restore_is_other_data() {
     assert_eq!((estimator.global_step(), estimator.epoch()), (7 + 20, 1), "an epoch of the new data from its start");
 }
 
+/// Guards, as `scripts/mutations.py` shows: the swap: all is checked before anything changes.
 #[test]
 fn a_failed_restore_changes_nothing() {
     #[derive(Serialize, Deserialize)]

@@ -82,6 +82,9 @@ fn at_every_operation(keep: usize, write: impl Fn(&mut Store) -> crate::Result<(
 }
 
 /// For: the fsync of the files, that of the directory, the temporary name, deleting after the rename.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the sync after the rename; the
+/// temporary name.
 #[test]
 fn a_failed_or_torn_save_loses_nothing() {
     at_every_operation(
@@ -98,6 +101,9 @@ fn a_failed_or_torn_save_loses_nothing() {
 }
 
 /// For: the pin on best; deleting before the new one is durable.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the sync after the rename; the
+/// temporary name; the best is kept.
 #[test]
 fn rotation_that_fails_or_is_cut_keeps_the_best_and_one_checkpoint_always() {
     at_every_operation(
@@ -114,6 +120,8 @@ fn rotation_that_fails_or_is_cut_keeps_the_best_and_one_checkpoint_always() {
 }
 
 /// A bug, or memory that runs out, in the middle of a save: what was there stays, and the same store saves again.
+///
+/// Guards, as `scripts/mutations.py` shows: the temporary name; the best is kept.
 #[test]
 fn a_panic_at_any_step_of_a_save_loses_nothing() {
     for n in 0.. {
@@ -148,6 +156,9 @@ fn a_panic_at_any_step_of_a_save_loses_nothing() {
 }
 
 /// For: the sync of the directory after the rename, and what is said when it fails.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the sync after the rename; the
+/// temporary name.
 #[test]
 fn a_save_whose_durability_is_not_confirmed_says_so_and_deletes_nothing() {
     let mut unconfirmed = 0;
@@ -183,6 +194,9 @@ fn a_save_whose_durability_is_not_confirmed_says_so_and_deletes_nothing() {
 }
 
 /// For: setting the old one aside, and putting it back when the directory is opened.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the sync after the rename; the
+/// temporary name; the order of rotation: the index goes first.
 #[test]
 fn replacing_a_step_leaves_the_old_or_the_new_one() {
     at_every_operation(
@@ -197,6 +211,8 @@ fn replacing_a_step_leaves_the_old_or_the_new_one() {
 }
 
 /// For: dropping the index before the metrics are replaced.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the temporary name.
 #[test]
 fn attached_metrics_are_the_old_or_the_new_ones() {
     let fresh = MetricValues::from([("loss".to_owned(), 0.05)]);
@@ -214,6 +230,8 @@ fn attached_metrics_are_the_old_or_the_new_ones() {
 }
 
 /// It is no other process that replaces it.
+///
+/// Guards, as `scripts/mutations.py` shows: a step that is replaced while it is read.
 #[test]
 fn a_checkpoint_that_stays_without_a_state_is_damaged() {
     for aside in [false, true] {
@@ -232,6 +250,9 @@ fn a_checkpoint_that_stays_without_a_state_is_damaged() {
 
 /// While a checkpoint is read, another process saves its step again, or rotates it away: at every operation of the reader.
 /// Rules: the order is compared before and after; a reader lists anew when what it knew of is gone.
+///
+/// Guards, as `scripts/mutations.py` shows: the temporary name; a step that is replaced while it is read; a new
+/// list for what went away.
 #[test]
 fn a_reader_gets_the_old_checkpoint_or_the_new_one_and_no_mixture() {
     let old = || snapshot(2, 0.25, Some(0.2));
@@ -276,6 +297,8 @@ fn a_reader_gets_the_old_checkpoint_or_the_new_one_and_no_mixture() {
 }
 
 /// For: the checksums, the lengths, the version, the limits of the parsers.
+///
+/// Guards, as `scripts/mutations.py` shows: the temporary name; the checksum.
 #[test]
 fn every_flipped_bit_and_every_truncation_of_a_checkpoint_is_noticed() {
     let disk = FaultyDisk::default();
@@ -312,6 +335,7 @@ fn every_flipped_bit_and_every_truncation_of_a_checkpoint_is_noticed() {
     store.load(1).unwrap();
 }
 
+/// Guards, as `scripts/mutations.py` shows: the temporary name; the checksum.
 #[test]
 fn files_of_two_valid_checkpoints_do_not_mix() {
     let disk = FaultyDisk::default();
@@ -333,6 +357,7 @@ fn files_of_two_valid_checkpoints_do_not_mix() {
     assert_eq!(open(&disk).list().iter().map(|info| info.step).collect::<Vec<_>>(), [2]);
 }
 
+/// Guards, as `scripts/mutations.py` shows: the temporary name.
 #[test]
 fn the_index_is_only_a_cache() {
     let disk = FaultyDisk::default();
@@ -353,6 +378,8 @@ fn the_index_is_only_a_cache() {
 }
 
 /// An index of another day, as a copy of half a directory has it: the checkpoints themselves decide.
+///
+/// Guards, as `scripts/mutations.py` shows: the temporary name.
 #[test]
 fn what_the_index_says_of_other_checkpoints_does_not_count() {
     let disk = FaultyDisk::default();
@@ -377,6 +404,7 @@ fn what_the_index_says_of_other_checkpoints_does_not_count() {
     assert_eq!(store.load_best(&Monitor::default()).unwrap().step, 2);
 }
 
+/// Guards, as `scripts/mutations.py` shows: the temporary name.
 #[test]
 fn a_damaged_latest_falls_back_to_the_newest_whole_one() {
     let disk = FaultyDisk::default();
@@ -394,6 +422,8 @@ fn a_damaged_latest_falls_back_to_the_newest_whole_one() {
 }
 
 /// For: the NaN rule.
+///
+/// Guards, as `scripts/mutations.py` shows: the temporary name.
 #[test]
 fn weights_that_are_not_finite_are_flagged_and_never_best() {
     let disk = FaultyDisk::default();
@@ -434,6 +464,8 @@ fn leftovers_are_tidied_and_foreign_files_stay() {
 }
 
 /// On the disk: a directory of a hundred thousand names, of which the index knows all.
+///
+/// Guards, as `scripts/mutations.py` shows: the best is kept.
 #[test]
 fn a_hundred_thousand_checkpoints_open_in_a_second() {
     let memory = Path::new("/dev/shm");

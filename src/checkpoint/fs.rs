@@ -215,6 +215,8 @@ mod tests {
     use super::*;
 
     /// Rule: what is longer than it may be is not read, and takes no memory.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: the limit on what is read.
     #[test]
     fn a_file_that_is_too_long_is_refused_before_it_is_read() {
         let dir = tempfile::tempdir().unwrap();
@@ -228,6 +230,8 @@ mod tests {
 
     /// The kernel's own files say that they are longer than what can be read of them, as does a file that another process
     /// cuts between the question and the reading.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: the limit on what is read.
     #[test]
     #[cfg(target_os = "linux")]
     fn a_file_that_is_cut_while_it_is_read_is_an_error() {

@@ -264,6 +264,9 @@ mod tests {
     }
 
     /// For: the index last, the syncs before it, and deleting the old members after it.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: the sync of the temporary directory; the sync after the rename; the
+    /// temporary name.
     #[test]
     fn a_failed_or_torn_save_leaves_the_old_ensemble_or_the_new_one() {
         let dir = Path::new("/run/ensemble");
@@ -297,6 +300,7 @@ mod tests {
         }
     }
 
+    /// Guards, as `scripts/mutations.py` shows: the temporary name; the checksum.
     #[test]
     fn every_damaged_or_missing_file_is_an_error() {
         let dir = Path::new("/run/ensemble");
@@ -320,6 +324,7 @@ mod tests {
         Members::load_from(&open, dir).unwrap();
     }
 
+    /// Guards, as `scripts/mutations.py` shows: the temporary name.
     #[test]
     fn an_ensemble_that_is_replaced_while_it_is_read_is_the_old_one_or_the_new_one() {
         let dir = Path::new("/run/ensemble");
@@ -338,6 +343,7 @@ mod tests {
         }
     }
 
+    /// Guards, as `scripts/mutations.py` shows: the temporary name.
     #[test]
     fn a_missing_member_is_damage_and_no_missing_ensemble() {
         let dir = tempfile::tempdir().unwrap();
@@ -347,6 +353,8 @@ mod tests {
     }
 
     /// For: the files in the index.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: the temporary name.
     #[test]
     fn a_member_of_another_save_is_refused() {
         let dir = tempfile::tempdir().unwrap();

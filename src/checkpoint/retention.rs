@@ -154,6 +154,7 @@ mod tests {
         Monitor::default().best(&all).ok().map(|best| best.step)
     }
 
+    /// Guards, as `scripts/mutations.py` shows: NaN is never the best.
     #[test]
     fn only_finite_values_are_best_and_ties_go_to_the_earlier() {
         let (nan, inf) = (Some(f64::NAN), Some(f64::INFINITY));
@@ -168,6 +169,7 @@ mod tests {
         assert!(error.to_string().contains("\"loss\""), "{error}");
     }
 
+    /// Guards, as `scripts/mutations.py` shows: the best is kept; NaN is never the best.
     #[test]
     fn in_every_order_the_best_is_the_smallest_finite_one() {
         let values = [None, Some(f64::NAN), Some(f64::INFINITY), Some(f64::NEG_INFINITY), Some(1.0), Some(2.0)];
@@ -193,6 +195,7 @@ mod tests {
         }
     }
 
+    /// Guards, as `scripts/mutations.py` shows: the best is kept; pinned ones are kept.
     #[test]
     fn rotation_keeps_the_last_the_best_and_the_pinned() {
         let mut all: Vec<_> = [9, 10, 100, 10_000_000_000].map(|step| checkpoint(step, Some(step as f64))).into();
@@ -209,6 +212,8 @@ mod tests {
     }
 
     /// A run that was asked to go on after a NaN saves weights that are not finite, again and again.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: one with finite weights is kept.
     #[test]
     fn rotation_keeps_a_checkpoint_with_finite_weights() {
         let mut all: Vec<_> = (1..=6).map(|step| checkpoint(step, None)).collect();
@@ -227,6 +232,8 @@ mod tests {
 
     /// The best k, every n-th, one in so many hours, the last ones and pinned ones, all together and as the run goes: after every
     /// save the rotation sees only what the ones before have left.
+    ///
+    /// Guards, as `scripts/mutations.py` shows: the best is kept; pinned ones are kept.
     #[test]
     fn all_reasons_to_keep_hold_at_once() {
         let retention = Retention { max_to_keep: 2, best_to_keep: 3, every_steps: Some(40), every_hours: Some(2.5) };

@@ -171,6 +171,7 @@ mod tests {
         }
     }
 
+    /// Guards, as `scripts/mutations.py` shows: no bytes left over.
     #[test]
     fn bytes_left_over_are_an_error_even_with_a_right_checksum() {
         let good = state().to_bytes().unwrap();

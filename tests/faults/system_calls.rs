@@ -221,6 +221,8 @@ fn a_refused_setup_is_an_error() {
 /// Faults 6 and 7 on the real disk: that every file is synced, and the directory with their names, before the checkpoint gets
 /// its name, and the directory with that name afterwards. What a power cut would do otherwise is in the tests of the store.
 /// For: the sync of files, the sync of directories.
+///
+/// Guards, as `scripts/mutations.py` shows: the sync of files; the sync of directories on the disk.
 #[test]
 fn everything_is_synced_before_it_has_its_name() {
     if tool("strace", &["-V"]).is_none() {
