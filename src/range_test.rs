@@ -48,8 +48,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`train_steps`](Self::train_steps).
     pub fn range_test(&mut self, low: f64, high: f64, steps: u64) -> Result<RangeTest> {
         if !(low > 0.0 && low < high && high.is_finite() && steps >= 2) {
-            let message =
-                format!("range test: found {low} to {high} in {steps} steps, expected 0 < low < high, 2 steps");
+            let message = format!(
+                "range test: found {low} to {high} in {steps} steps, expected 0 < low < high, and at least 2 steps"
+            );
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let fixed = self.fixed_learning_rate;

@@ -309,3 +309,10 @@ fn padding_fills_every_axis() {
     assert_eq!(Array::pad_stack(&[empty, arrays[0].clone()], 0.0).unwrap().dims(), [2, 1, 4]);
     assert!(Array::pad_stack(&[Array::from(1i64), Array::from(vec![1i64])], 0.0).is_err());
 }
+
+#[test]
+fn an_array_says_how_many_values_its_shape_has() {
+    let error = |dims: [usize; 2]| Array::new(dims, vec![0f32; 5]).unwrap_err().to_string();
+    assert_eq!(error([2, 3]), "array of shape [2, 3]: found 5 values, expected 6");
+    assert!(error([usize::MAX, 3]).contains("whose product can be counted"));
+}

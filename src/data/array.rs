@@ -151,7 +151,11 @@ impl Array {
     pub fn new<T: Element>(dims: impl Into<Vec<usize>>, values: Vec<T>) -> Result<Self> {
         let dims = dims.into();
         if element_count(&dims) != Some(values.len()) {
-            let message = format!("array of shape {dims:?}: found {} values, expected the product", values.len());
+            let expected = match element_count(&dims) {
+                Some(count) => count.to_string(),
+                None => "dimensions whose product can be counted".to_owned(),
+            };
+            let message = format!("array of shape {dims:?}: found {} values, expected {expected}", values.len());
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         Ok(Self { dims, values: T::wrap(values) })
