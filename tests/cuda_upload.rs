@@ -207,17 +207,25 @@ fn a_batch_is_uploaded_by_another_thread_before_its_step() {
     // The labels and their weights, and dfdx's 1, go the way of what is small.
     assert_eq!(count(&lines, "h2d"), 3 * steps, "{lines:?}");
 
+    let mut locked = count(&first, "lock") + count(&lines, "lock");
+
     // What is not trained on goes the other way.
     estimator.validate().unwrap();
     estimator.predict(record(5, BATCH)).unwrap();
     let lines = log.lines();
     assert_eq!((count(&lines, &all), count(&lines, &aside)), (BATCHES as usize, 0), "{lines:?}");
 
+    locked += count(&lines, "lock");
+
     // The next pass knows from its first batch on.
     estimator.train().unwrap();
     let lines = log.lines();
     assert_eq!((count(&lines, &all), count(&lines, &aside)), (steps + 1, steps + 1), "{lines:?}");
-    assert_eq!((count(&lines, "d2h"), count(&lines, "sync"), count(&lines, "lock")), (1, 1, 0), "{lines:?}");
+    assert_eq!((count(&lines, "d2h"), count(&lines, "sync")), (1, 1), "{lines:?}");
+    // A batch in its step and two ahead are three places at most, which are made when they first are there at once: that is
+    // a matter of how the threads run.
+    locked += count(&lines, "lock");
+    assert!(locked <= 3, "{locked} places");
     let mut ended = 0;
     for step in 0..=steps {
         let launch = ended + lines[ended..].iter().position(|line| line.starts_with("launch")).unwrap();
