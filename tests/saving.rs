@@ -6,6 +6,7 @@ mod common;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{Line, in_dir, points, train_data};
@@ -157,7 +158,6 @@ fn interrupted_child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let builder = in_dir(Path::new(&dir)).handle_interrupts(true).save_on_error(true);
     let mut estimator = builder.resume_or_start().unwrap();
-    // Slow enough that the second signal comes while the first is not yet looked at.
     let slow = train_data().map(|record| {
         std::thread::sleep(std::time::Duration::from_millis(20));
         Ok(record)
@@ -173,6 +173,27 @@ fn interrupted_child() {
     println!("DONE {step}");
 }
 
+/// The child of a test below: its first batch takes longer than anyone waits.
+#[test]
+#[ignore = "run by the tests below"]
+fn child_with_a_batch_that_does_not_come() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let mut estimator = in_dir(Path::new(&dir)).handle_interrupts(true).build().unwrap();
+    // `setup` looks at a batch as well.
+    let trains = Arc::new(AtomicBool::new(false));
+    let is_training = Arc::clone(&trains);
+    let stuck = train_data().map(move |record| {
+        if is_training.load(Ordering::SeqCst) {
+            println!("READY");
+            std::thread::sleep(std::time::Duration::from_secs(300));
+        }
+        Ok(record)
+    });
+    estimator.setup(Inputs::train(stuck)).unwrap();
+    trains.store(true, Ordering::SeqCst);
+    estimator.train().unwrap_err();
+}
+
 /// The child of a test below: a signal comes while the last batch of an epoch is made.
 #[test]
 #[ignore = "run by the tests below"]
@@ -182,7 +203,7 @@ fn child_interrupted_at_the_end_of_an_epoch() {
     let data = points(100).batch(5).map(move |batch| {
         if last.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 19 {
             Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status().unwrap();
-            std::thread::sleep(std::time::Duration::from_millis(500));
+            std::thread::sleep(std::time::Duration::from_secs(1));
         }
         Ok(batch)
     });
@@ -204,12 +225,12 @@ fn child_interrupted_at_the_end_of_an_epoch() {
 }
 
 fn start(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
-    start_by(Command::new(std::env::current_exe().unwrap()), dir)
+    start_by(Command::new(std::env::current_exe().unwrap()), "interrupted_child", dir)
 }
 
-fn start_by(mut command: Command, dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
+fn start_by(mut command: Command, test: &str, dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = command
-        .args(["interrupted_child", "--exact", "--ignored", "--nocapture"])
+        .args([test, "--exact", "--ignored", "--nocapture"])
         .env(DIR, dir)
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -250,12 +271,13 @@ fn a_signal_ends_the_verb_after_its_batch_and_leaves_all_usable() {
 #[cfg(unix)]
 fn a_second_signal_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, _output) = start(dir.path());
-    signal(&child, "-STOP");
-    // Both are waiting when it goes on; the same signal twice would count as one.
+    let program = Command::new(std::env::current_exe().unwrap());
+    let (mut child, _output) = start_by(program, "child_with_a_batch_that_does_not_come", dir.path());
     signal(&child, "-INT");
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(child.try_wait().unwrap().is_none(), "the first waits for the batch");
+    // The same signal at once would count as the first.
     signal(&child, "-TERM");
-    signal(&child, "-CONT");
     let status = child.wait().unwrap();
     assert_eq!(status.code(), Some(130));
 }
@@ -286,7 +308,7 @@ fn ignoring(signal: &str) -> Command {
 #[cfg(unix)]
 fn a_program_in_the_background_is_interrupted_too() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, mut output) = start_by(ignoring("INT"), dir.path());
+    let (mut child, mut output) = start_by(ignoring("INT"), "interrupted_child", dir.path());
     signal(&child, "-INT");
     let mut rest = String::new();
     output.read_to_string(&mut rest).unwrap();
@@ -298,7 +320,7 @@ fn a_program_in_the_background_is_interrupted_too() {
 #[cfg(target_os = "linux")]
 fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, mut output) = start_by(ignoring("HUP"), dir.path());
+    let (mut child, mut output) = start_by(ignoring("HUP"), "interrupted_child", dir.path());
     signal(&child, "-HUP");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it goes on");
