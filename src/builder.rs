@@ -238,7 +238,8 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
 
     /// Makes the saves inside the training verbs beside training, which then waits only for the copy of the state in memory; off
     /// unless set. A save that fails ends a later step of the verb, or is told by
-    /// [`wait_for_save`](Elistimator::wait_for_save).
+    /// [`wait_for_save`](Elistimator::wait_for_save); when the estimator is dropped before, it is only said on the terminal and
+    /// in the `log`.
     #[must_use]
     pub fn background_saving(mut self, on: bool) -> Self {
         self.options.background_saving = on;

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::checkpoint::{CheckpointInfo, Store};
 use crate::nn::{Network, Part, Visitor};
+use crate::progress::Progress;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelFn, Result};
 
 /// What runs after each save that is made inside a training verb.
@@ -14,13 +15,19 @@ pub(crate) type AfterSave<M, D> =
     Box<dyn FnMut(&mut Elistimator<M, D>, &CheckpointInfo) -> Result<()> + Send + Sync + 'static>;
 
 /// The save that goes on beside training, if one does, and the outcome of the last one until somebody is told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Background {
     thread: Option<JoinHandle<(Store, Result<CheckpointInfo>)>>,
     outcome: Option<Result<CheckpointInfo>>,
+    progress: Progress,
 }
 
 impl Background {
+    /// What fails when nobody is left to be told is said there.
+    pub(crate) fn new(progress: Progress) -> Self {
+        Self { thread: None, outcome: None, progress }
+    }
+
     fn is_idle(&self) -> bool {
         self.thread.is_none() && self.outcome.is_none()
     }
@@ -42,10 +49,12 @@ impl Background {
 
 impl Drop for Background {
     fn drop(&mut self) {
-        // What was begun is brought to its end; nobody is left to be told.
+        // What was begun is brought to its end.
         drop(self.join());
         if let Some(Err(error)) = self.outcome.take() {
-            log::error!("the last checkpoint was not saved: {error}");
+            let text = format!("the last checkpoint was not saved: {error}");
+            self.progress.remark(&format!("error: {text}"));
+            log::error!("{text}");
         }
     }
 }

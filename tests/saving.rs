@@ -82,6 +82,30 @@ fn a_save_that_fails_in_the_background_comes_back_as_an_error() {
     assert!(steps_on_disk(dir.path()).len() > 1, "and saving goes on");
 }
 
+/// The child of the test below: nobody asks what came of the last save.
+#[test]
+#[ignore = "run by the test below"]
+fn child_that_does_not_wait_for_its_save() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let mut estimator = in_dir(Path::new(&dir)).progress(ProgressMode::Auto).build().unwrap();
+    estimator.setup(inputs()).unwrap().train_steps(5).unwrap().save_ckpt().unwrap();
+    std::fs::rename(Path::new(&dir).join("checkpoints"), Path::new(&dir).join("elsewhere")).unwrap();
+    estimator.train_steps(5).unwrap().save_ckpt_in_background().unwrap();
+}
+
+#[test]
+fn a_last_save_that_fails_is_said_although_nobody_asks() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["child_that_does_not_wait_for_its_save", "--exact", "--ignored", "--nocapture"])
+        .env(DIR, dir.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("error: the last checkpoint was not saved: ") && said.contains("checkpoints"), "{said}");
+}
+
 #[test]
 fn saves_come_every_so_many_seconds() {
     let dir = tempfile::tempdir().unwrap();
