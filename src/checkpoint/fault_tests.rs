@@ -375,6 +375,17 @@ fn the_index_is_only_a_cache() {
     }
     disk.remove(&index);
     assert_eq!(open(&disk).list(), expected);
+
+    // On the disk, where a directory cannot be deleted as a file.
+    let place = tempfile::tempdir().unwrap();
+    let on_disk = || Store::with_storage(Box::new(Disk), place.path().to_owned(), Access::Write).unwrap();
+    std::fs::create_dir(place.path().join("elistimator_meta")).unwrap();
+    let mut store = on_disk();
+    save(&mut store, &snapshot(1, 0.5, Some(0.1)), 5).unwrap();
+    save(&mut store, &snapshot(2, 0.25, Some(0.2)), 5).unwrap();
+    let expected = store.list();
+    drop(store);
+    assert_eq!((on_disk().list().len(), on_disk().list()), (2, expected));
 }
 
 /// An index of another day, as a copy of half a directory has it: the checkpoints themselves decide.

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::{
     HYPER_PARAMETERS, INDEX, LOCK, METRICS, MODEL, OPTIMIZER, STATE, Snapshot, Store, TEMPORARY, next_order, take_lock,
 };
+use crate::checkpoint::fs::Kind;
 use crate::checkpoint::index::{self, CheckpointInfo, dir_name, replaced_name};
 use crate::checkpoint::state::metrics_to_bytes;
 use crate::checkpoint::{Monitor, Retention};
@@ -195,6 +196,8 @@ impl Store {
         match self.storage.remove_file(&path) {
             Ok(()) => self.storage.sync_dir(&self.dir).map_err(|error| Error::io("sync", &self.dir, error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // Nobody takes a directory of this name for an index.
+            Err(_) if matches!(self.storage.kind(&path), Ok(Kind::Directory)) => Ok(()),
             Err(error) => Err(Error::io("delete", &path, error)),
         }
     }
