@@ -198,8 +198,7 @@ compared() {
   echo "with TF32 off; by its defaults convolutions and LSTMs are in TF32. PyTorch's program reads the loss, and in evaluation the"
   echo "sums of loss and accuracy, in every 50th step unless the row says otherwise; ours reads the loss up to ten times a second,"
   echo "and in evaluation the logits of every step, whose accuracy the host computes."
-  echo "CUDA graphs: a whole step, captured once and replayed. How long the device is idle between steps is not measured: the sum"
-  echo "of its kernels' times is not to be had without CUPTI."
+  echo "CUDA graphs: a whole step, captured once and replayed."
   printf '\n| workload, batch | program | train/s | ours over it | eval/s | ours over it |\n|---|---|---|---|---|---|\n'
   local pair
   for pair in "${pairs[@]}"; do
@@ -211,6 +210,35 @@ compared() {
       $2 == "elistimator" { print "| " $1 " | " $2 " | " $3 " | | " $4 " | |"; next }
       { print "| " $1 " | " $2 " | " $3 " | " over(train, $3) " | " $4 " | " over(evaluation, $4) " |" }' "$measured"
   done
+  [ -s "$occupied" ] || return 0
+  printf '\n## How busy the device is\n\n'
+  echo "The share of the time in which a kernel ran on the device while our program trained, with progress bar and logs, as the"
+  echo "driver counts it for nvidia-smi: the median of the readings. What is missing from 100 % is idle time, within steps as well"
+  echo "as between them."
+  printf '\n| workload, batch | busy | readings |\n|---|---|---|\n'
+  cat "$occupied"
+}
+
+# busy PAIR...: how busy the device is while our program trains
+busy() {
+  local pair workload batch directory watcher share status=0
+  directory=$(mktemp -d)
+  for pair in "$@"; do
+    read -r workload batch <<< "$pair"
+    nvidia-smi -i 0 --query-gpu=utilization.gpu --format=csv,noheader,nounits -lms 100 > "$directory/readings" 2> /dev/null &
+    watcher=$!
+    within "$rate_time" ./workload "$workload" --batch "$batch" --steps "${steps[$pair]}" --rounds 20 --no-evaluation \
+      --device cuda:0 --model-dir "$directory/$workload-$batch" || status=1
+    kill "$watcher" 2> /dev/null || true
+    wait "$watcher" 2> /dev/null || true
+    # Before the first steps it is idle.
+    share=$(awk '$1 > 0 { begun = 1 } begun && $1 ~ /^[0-9]+$/ { print $1 }' "$directory/readings" | sort -n |
+      awk '{ all[NR] = $1 } END { if (NR) printf "%d %% | %d", all[int((NR + 1) / 2)], NR; else print "unknown | 0" }')
+    echo "busy, readings: | $pair | $share |"
+    echo "| $pair | $share |" >> "$occupied"
+  done
+  rm -rf "$directory"
+  return $status
 }
 
 # rate PAIR NAME SECONDS COMMAND...: runs a benchmark, and keeps the rates from the JSON that it prints last, or why there are none
@@ -278,7 +306,7 @@ otherwise() {
 
 run() {
   local from=$1 test results=$1/gpu-results.md logs=$1/logs failed=0 is_late= python=${PYTHON:-python3} torch device
-  local table details measured
+  local table details measured occupied
   cd "$from"
   if ! is_there_a_gpu; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and no page written" >&2
@@ -291,8 +319,8 @@ run() {
   torch=$(bounded "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() else "")' 2> /dev/null) || torch=
   rm -rf "$logs"
   mkdir -p "$logs"
-  table=$logs/table details=$logs/details measured=$logs/measured
-  touch "$table" "$details" "$measured"
+  table=$logs/table details=$logs/details measured=$logs/measured occupied=$logs/busy
+  touch "$table" "$details" "$measured" "$occupied"
   # Where a toolkit has it, which need not be where programs are looked for.
   PATH=$PATH:/usr/local/cuda/bin:/usr/local/cuda/compute-sanitizer
   export ELISTIMATOR_GPU=1
@@ -302,6 +330,7 @@ run() {
   section "MNIST: accuracy" mnist
   section "rates: ${pairs[0]}" beside "${pairs[0]}"
   section "rates: the other workloads" beside "${pairs[@]:1}"
+  section "how busy the device is" busy "${pairs[@]}"
   if [ -n "$torch" ]; then
     section "rates: PyTorch, CUDA graphs" \
       otherwise "CUDA graphs, TF32 off" "$rate_time" --mode graphs --tf32 off --read-every 50

@@ -25,7 +25,9 @@ impl Pretended {
         std::fs::create_dir_all(&tools).unwrap();
         std::fs::write(built.join("commit"), "abc1234\n").unwrap();
         let this = Self { folder };
-        let gpu = r#"case "$*" in -L) echo "GPU 0: Pretended" ;; *cap*) echo 8.6 ;; *) echo "Pretended, 580.1, 64 GiB" ;; esac"#;
+        // As nvidia-smi does, it prints readings until it is killed; the device begins idle.
+        let gpu = r#"case "$*" in -L) echo "GPU 0: Pretended" ;; *cap*) echo 8.6 ;;
+*utilization*) printf '0\n0\n97\n90\n96\n98\n'; touch "$0.has-read"; exec sleep 100 ;; *) echo "Pretended, 580.1, 64 GiB" ;; esac"#;
         this.tool("nvidia-smi", gpu);
         this.tool("python", "exit 1");
         // Runs what follows its options.
@@ -35,7 +37,9 @@ impl Pretended {
         }
         this.program("mnist", r#"printf 'bar\rbar'; echo; echo "best: step=5360 accuracy=0.9837 loss=0.05""#);
         let rates = r#"{"name": "x", "train_steps_per_second": {"median": 123.45, "min": 1}, "eval_steps_per_second": {"median": 678.9}}"#;
-        this.program("workload", &format!("echo '{rates}'"));
+        // As long as the readings take.
+        let waits = "until rm ../tools/nvidia-smi.has-read; do sleep 0.05; done 2> /dev/null";
+        this.program("workload", &format!(r#"[[ "$*" != *--no-evaluation* ]] || {waits}; echo '{rates}'"#));
         this
     }
 
@@ -49,7 +53,7 @@ impl Pretended {
 
     /// The script's result and the page.
     fn run(&self) -> (Output, String) {
-        self.run_for("60")
+        self.run_for("600")
     }
 
     /// The same with so many seconds for it.
@@ -101,6 +105,8 @@ fn the_page_says_what_ran_where_and_how_fast() {
         "cnn 1024 elistimator 123.45 678.9",
         "lstm 20: PyTorch with CUDA was not found",
         "| cnn 56 | elistimator | 123.45 | | 678.9 | |",
+        "| how busy the device is | passed |",
+        "| lstm 20 | 96 % | 4 |",
     ] {
         assert!(page.contains(line), "{line:?} is missing");
     }
@@ -181,7 +187,7 @@ fn pytorch_is_measured_where_it_is_found_and_ours_is_compared_with_it() {
          | cnn 1024 | elistimator | 5 | | 12 | |\n\
          | cnn 1024 | PyTorch eager, TF32 off | 10 | 0.50 | 8 | 1.50 |\n",
         "| lstm 20 | PyTorch CUDA graphs, TF32 off | 40 | 0.75 | 8 | 1.50 |\n",
-        "How long the device is idle between steps is not measured",
+        "What is missing from 100 % is idle time",
     ] {
         assert!(page.contains(lines), "{lines:?} is missing");
     }
