@@ -40,7 +40,7 @@ fn measure<T>(run: impl FnOnce() -> T) -> (T, usize, usize) {
     let before = ALLOCATOR.current_usage();
     ALLOCATOR.reset_peak_usage();
     let outcome = run();
-    let peak = ALLOCATOR.peak_usage() - before;
+    let peak = ALLOCATOR.peak_usage().saturating_sub(before);
     (outcome, ALLOCATOR.current_usage().saturating_sub(before), peak)
 }
 

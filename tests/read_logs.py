@@ -14,6 +14,10 @@ import urllib.error
 import urllib.request
 
 os.environ.setdefault("PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION", "upb")
+# The server is on this machine, whatever stands between it and others.
+for name in list(os.environ):
+    if name.lower() in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy"):
+        del os.environ[name]
 
 
 def number(value):
@@ -37,7 +41,7 @@ def points(logdir):
 
 
 def fetch(url):
-    with urllib.request.urlopen(url, timeout=30) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         body = answer.read()
         if "json" in answer.headers.get("Content-Type", ""):
             return json.loads(body)
@@ -55,32 +59,40 @@ def http(logdir, fast, routes):
     except ImportError:
         fast = "false"
     board = program.TensorBoard()
-    arguments = ["--logdir", logdir, "--host", "127.0.0.1", "--port", "0", "--reload_interval", "1"]
+    arguments = ["--logdir", logdir, "--host", "127.0.0.1", "--port", "0", "--reload_interval", "0"]
     arguments += ["--load_fast", fast, "--samples_per_plugin", "scalars=100000,images=100,histograms=100,text=100,pr_curves=100"]
+    if fast == "false":
+        arguments += ["--reload_task", "blocking"]
     board.configure(argv=["tensorboard", *arguments])
     url = board.launch().rstrip("/")
-    end = time.time() + 60
-    answers = {}
-    for route in routes:
-        method, _, rest = route.partition(" ")
-        while True:
-            try:
-                if method == "POST":
-                    path, _, body = rest.partition(" ")
-                    request = urllib.request.Request(url + path, data=body.encode(), method="POST")
-                    request.add_header("Content-Type", "application/json")
-                    answer = fetch(request)
-                else:
-                    answer = fetch(url + route)
-            except (urllib.error.HTTPError, urllib.error.URLError) as error:
-                answer = {"error": str(error)}
-            # The server reads the files in the background: nothing yet is no answer.
-            empty = not answer or (isinstance(answer, dict) and "error" in answer)
-            if not empty or time.time() > end:
+    end = time.monotonic() + 300
+    answers, before = {}, None
+    # The data server reads the files in the background: nothing yet is no answer, and what still grows none either.
+    while time.monotonic() < end:
+        answers = {route: ask(url, route) for route in routes}
+        if not any(is_empty(answer) for answer in answers.values()):
+            if fast == "false" or answers == before:
                 break
-            time.sleep(0.2)
-        answers[route] = answer
+            before = answers
+        time.sleep(0.5)
     return answers
+
+
+def ask(url, route):
+    method, _, rest = route.partition(" ")
+    try:
+        if method != "POST":
+            return fetch(url + route)
+        path, _, body = rest.partition(" ")
+        request = urllib.request.Request(url + path, data=body.encode(), method="POST")
+        request.add_header("Content-Type", "application/json")
+        return fetch(request)
+    except (urllib.error.HTTPError, urllib.error.URLError) as error:
+        return {"error": str(error)}
+
+
+def is_empty(answer):
+    return not answer or (isinstance(answer, dict) and "error" in answer)
 
 
 def main():

@@ -6,7 +6,6 @@ mod common;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use common::{Line, in_dir, points, train_data};
@@ -174,6 +173,8 @@ fn errors_and_panics_after_a_save_end_the_verb_and_nothing_else() {
 }
 
 const DIR: &str = "ELISTIMATOR_TEST_INTERRUPTED_DIR";
+/// How many milliseconds the child takes for each batch.
+const PAUSE: &str = "ELISTIMATOR_TEST_INTERRUPTED_PAUSE";
 
 /// The child of the tests below: trains until a signal comes.
 #[test]
@@ -182,12 +183,19 @@ fn interrupted_child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let builder = in_dir(Path::new(&dir)).handle_interrupts(true).save_on_error(true);
     let mut estimator = builder.resume_or_start().unwrap();
-    let slow = train_data().map(|record| {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        Ok(record)
+    let pause = std::time::Duration::from_millis(std::env::var(PAUSE).unwrap().parse().unwrap());
+    let made = std::sync::atomic::AtomicUsize::new(0);
+    let slow = train_data().map(move |batch| {
+        // The first one is made by `setup`. From the second on the signal comes into the middle of a verb.
+        match made.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => return Ok(batch),
+            1 => println!("READY"),
+            _ => {}
+        }
+        std::thread::sleep(pause);
+        Ok(batch)
     });
     estimator.setup(Inputs::train(slow)).unwrap();
-    println!("READY");
     let error = estimator.train_until(u64::MAX).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Interrupted);
     // Everything is still usable.
@@ -195,27 +203,6 @@ fn interrupted_child() {
     estimator.train_steps(1).unwrap();
     assert_eq!(estimator.global_step(), step + 1);
     println!("DONE {step}");
-}
-
-/// The child of a test below: its first batch takes longer than anyone waits.
-#[test]
-#[ignore = "run by the tests below"]
-fn child_with_a_batch_that_does_not_come() {
-    let Ok(dir) = std::env::var(DIR) else { return };
-    let mut estimator = in_dir(Path::new(&dir)).handle_interrupts(true).build().unwrap();
-    // `setup` looks at a batch as well.
-    let trains = Arc::new(AtomicBool::new(false));
-    let is_training = Arc::clone(&trains);
-    let stuck = train_data().map(move |record| {
-        if is_training.load(Ordering::SeqCst) {
-            println!("READY");
-            std::thread::sleep(std::time::Duration::from_secs(300));
-        }
-        Ok(record)
-    });
-    estimator.setup(Inputs::train(stuck)).unwrap();
-    trains.store(true, Ordering::SeqCst);
-    estimator.train().unwrap_err();
 }
 
 /// The child of a test below: a signal comes while the last batch of an epoch is made.
@@ -227,7 +214,8 @@ fn child_interrupted_at_the_end_of_an_epoch() {
     let data = points(100).batch(5).map(move |batch| {
         if last.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 19 {
             Command::new("kill").args(["-TERM", &std::process::id().to_string()]).status().unwrap();
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            // For the thread that listens, whatever else the machine does.
+            std::thread::sleep(std::time::Duration::from_millis(2000));
         }
         Ok(batch)
     });
@@ -249,13 +237,15 @@ fn child_interrupted_at_the_end_of_an_epoch() {
 }
 
 fn start(dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
-    start_by(Command::new(std::env::current_exe().unwrap()), "interrupted_child", dir)
+    start_by(Command::new(std::env::current_exe().unwrap()), dir, 20)
 }
 
-fn start_by(mut command: Command, test: &str, dir: &Path) -> (Child, BufReader<std::process::ChildStdout>) {
+/// Starts the child, which is in the middle of a training verb when this returns.
+fn start_by(mut command: Command, dir: &Path, pause: u32) -> (Child, BufReader<std::process::ChildStdout>) {
     let mut child = command
-        .args([test, "--exact", "--ignored", "--nocapture"])
+        .args(["interrupted_child", "--exact", "--ignored", "--nocapture"])
         .env(DIR, dir)
+        .env(PAUSE, pause.to_string())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -266,7 +256,6 @@ fn start_by(mut command: Command, test: &str, dir: &Path) -> (Child, BufReader<s
         line.clear();
         assert!(output.read_line(&mut line).unwrap() > 0, "the child ended before it was ready");
     }
-    std::thread::sleep(std::time::Duration::from_millis(100));
     (child, output)
 }
 
@@ -295,8 +284,8 @@ fn a_signal_ends_the_verb_after_its_batch_and_leaves_all_usable() {
 #[cfg(unix)]
 fn a_second_signal_ends_the_process() {
     let dir = tempfile::tempdir().unwrap();
-    let program = Command::new(std::env::current_exe().unwrap());
-    let (mut child, _output) = start_by(program, "child_with_a_batch_that_does_not_come", dir.path());
+    // Far too slow for the first signal to be looked at before the second comes.
+    let (mut child, _output) = start_by(Command::new(std::env::current_exe().unwrap()), dir.path(), 60_000);
     signal(&child, "-INT");
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "the first waits for the batch");
@@ -332,7 +321,7 @@ fn ignoring(signal: &str) -> Command {
 #[cfg(unix)]
 fn a_program_in_the_background_is_interrupted_too() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, mut output) = start_by(ignoring("INT"), "interrupted_child", dir.path());
+    let (mut child, mut output) = start_by(ignoring("INT"), dir.path(), 20);
     signal(&child, "-INT");
     let mut rest = String::new();
     output.read_to_string(&mut rest).unwrap();
@@ -344,7 +333,7 @@ fn a_program_in_the_background_is_interrupted_too() {
 #[cfg(target_os = "linux")]
 fn a_signal_that_was_ignored_from_the_start_stays_ignored() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut child, mut output) = start_by(ignoring("HUP"), "interrupted_child", dir.path());
+    let (mut child, mut output) = start_by(ignoring("HUP"), dir.path(), 20);
     signal(&child, "-HUP");
     std::thread::sleep(std::time::Duration::from_millis(500));
     assert!(child.try_wait().unwrap().is_none(), "it goes on");

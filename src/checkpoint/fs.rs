@@ -210,9 +210,33 @@ impl Lock {
     }
 }
 
+impl Drop for Lock {
+    /// Closing the file alone is not enough: a program that another thread starts at this moment has the file too until it has
+    /// come so far as to run, and would hold the lock for as long.
+    fn drop(&mut self) {
+        if let Err(error) = self.file.unlock() {
+            log::debug!("the lock is given up when its file is closed: {error}");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Rule: the lock ends with its holder, whoever else has the file still open, as a program has that another thread of
+    /// this one is about to start.
+    #[test]
+    fn a_lock_that_is_dropped_is_free_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let held = Lock::take(&path).unwrap().unwrap();
+        let inherited = held.file.try_clone().unwrap();
+        assert!(Lock::take(&path).unwrap().is_none());
+        drop(held);
+        assert!(Lock::take(&path).unwrap().is_some());
+        drop(inherited);
+    }
 
     /// Rule: what is longer than it may be is not read, and takes no memory.
     ///

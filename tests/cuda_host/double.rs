@@ -15,19 +15,19 @@ pub fn double(test: &str, variables: &[(&str, &str)]) -> Option<Log> {
     if let Ok(path) = std::env::var("DRIVER_LOG") {
         return Some(Log { path: Some(path.into()), start: 0 });
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
     let library = LIBRARY.get_or_init(|| {
         let flags = ["-O2", "-w", "-shared", "-fPIC"];
         // Each program of tests its own, since they may run at once.
         let name = format!("libdriver-{}.so", env!("CARGO_CRATE_NAME"));
-        super::compile(&flags, &[], "driver.cpp", &folder.join(name))
+        super::compile(&flags, &[], "driver.cpp", &Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
     });
     let Some(library) = library else {
         println!("skipped: there is no g++ to compile the driver's double with");
         return None;
     };
-    let log = folder.join(format!("{}-{test}.log", env!("CARGO_CRATE_NAME")));
-    let _ = std::fs::remove_file(&log);
+    // The same test may run at the same time, with another profile or features.
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
     let output = Command::new(std::env::current_exe().unwrap())
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env("LD_PRELOAD", library)

@@ -191,12 +191,15 @@ impl Drop for Host {
 /// Compiles a file of this folder; `None` if there is no g++.
 pub fn compile(flags: &[&str], more: &[&str], file: &str, target: &Path) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_host");
+    // It gets its name when it is whole: the same tests may run at the same time, with another profile or features.
+    let made = tempfile::Builder::new().prefix("compiled-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let compiled = made.path().join("compiled");
     let result = Command::new("g++")
         .args(["-std=c++17", "-ffp-contract=off"])
         .args(flags)
         .args(more)
         .arg("-o")
-        .arg(target)
+        .arg(&compiled)
         .arg(folder.join(file))
         .output();
     match result {
@@ -204,6 +207,7 @@ pub fn compile(flags: &[&str], more: &[&str], file: &str, target: &Path) -> Opti
         Err(error) => panic!("g++: {error}"),
         Ok(output) => {
             assert!(output.status.success(), "g++: {}", String::from_utf8_lossy(&output.stderr));
+            std::fs::rename(&compiled, target).unwrap();
             Some(target.into())
         }
     }

@@ -1,8 +1,9 @@
 //! Outputs that are closed, broken or full: nobody reads the progress, and the run ends as if somebody did.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use elistimator::prelude::*;
 
@@ -11,6 +12,9 @@ use crate::support::{data, run_in, text, tool};
 
 const DIR: &str = "ELISTIMATOR_TEST_FAULTS_TERMINAL";
 const MODE: &str = "ELISTIMATOR_TEST_FAULTS_MODE";
+/// Set for a talker whose terminal is closed in the middle: a directory in which it says that it is there, and is told that
+/// the terminal is gone.
+const TERMINAL: &str = "ELISTIMATOR_TEST_FAULTS_TERMINAL_DIR";
 
 fn mode(name: &str) -> ProgressMode {
     match name {
@@ -36,6 +40,9 @@ fn talker() {
     while estimator.global_step() < 40 {
         estimator.train_steps(4).unwrap();
         std::thread::sleep(Duration::from_millis(10));
+        if let Some(terminal) = std::env::var_os(TERMINAL).filter(|_| estimator.global_step() == 20) {
+            closed(Path::new(&terminal));
+        }
     }
     estimator.validate().unwrap();
     estimator.save_ckpt().unwrap();
@@ -43,6 +50,17 @@ fn talker() {
     // The test runner's own last words could fail on a closed output.
     std::process::exit(0);
 }
+
+fn closed(dir: &Path) {
+    fs::write(dir.join("in the middle"), "").unwrap();
+    let begun = Instant::now();
+    while !dir.join("closed").exists() && begun.elapsed() < PATIENCE {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// How long is waited for another process that has next to nothing to do.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The talker's command line for a shell.
 fn talker_line() -> String {
@@ -99,10 +117,16 @@ fn observers_are_harmless_when_the_terminal_is_closed() {
     }
     let talker = talker_line();
     for mode in ["auto", "on", "off"] {
-        // Killed, `script` takes its terminal along; the shell waits until its child has ended too.
-        let line = "script -qec \"trap '' HUP; exec $TALKER\" /dev/null & sleep 0.06; pgrep -P $! >&2 || exit 7; kill -9 $!; wait; \
-                    for i in {1..200}; do [ -d $DIR/checkpoints/model_iter-0000000040 ] && exit 0; sleep 0.05; done; exit 8";
-        ends_well(mode, &line.replace("$TALKER", &talker).replace("$DIR", &format!("\"${DIR}\"")));
+        // Killed, `script` takes its terminal along; the shell waits until the talker, which goes on, has saved.
+        let line = "script -qec \"trap '' HUP; exec $TALKER\" /dev/null & \
+                    until_there() { for i in {1..2400}; do [ -e \"$1\" ] && return; sleep 0.05; done; exit $2; }; \
+                    until_there \"$TERMINAL/in the middle\" 7; kill -9 $! || exit 9; wait; \
+                    [ -d $DIR/checkpoints/model_iter-0000000040 ] && exit 10; touch \"$TERMINAL/closed\"; \
+                    until_there $DIR/checkpoints/model_iter-0000000040 8";
+        let terminal = tempfile::tempdir().unwrap();
+        let line = line.replace("$TALKER", &format!("env {TERMINAL}='{}' {talker}", text(terminal.path())));
+        let line = line.replace("$TERMINAL", text(terminal.path()));
+        ends_well(mode, &line.replace("$DIR", &format!("\"${DIR}\"")));
     }
 }
 
