@@ -22,6 +22,7 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn new(model: impl Into<Arc<M>>, options: Options) -> Result<Self> {
         let model = model.into();
+        options.check()?;
         if let Some(fraction) = options.memory_fraction {
             // Not a number is in no range.
             if !(fraction > 0.0 && fraction <= 1.0) {
@@ -35,7 +36,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
         let settings = || Ok((model.optimizer(), model.schedule()));
         let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
-        config.check().map_err(|error| error.at("build"))?;
+        config.check().and_then(|()| schedule.check()).map_err(|error| error.at("build"))?;
         let optimizer = Optimizer::new(config);
         optimizer.check_names(&net).map_err(|error| ModelError::into_error(error).at("build"))?;
         let average = match options.average {

@@ -7,7 +7,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// How `padded_batch` and `bucket_by_length` fill up shorter examples: with 0 (false, the empty text), or a value or text by input
 /// name; up to the longest of the batch, or a shape by input name; and whether the lengths before padding become inputs of
-/// their own. A name that is in no example is an error of the first batch.
+/// their own. A name that is in no example is an error of the first batch. (That of convolutions is
+/// [`nn::Padding`](crate::nn::Padding).)
 ///
 /// ```
 /// use elistimator::data::{Dataset, Padding, Record};

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor_ops::ReshapeTo;
 
-#[cfg(test)]
-use crate::nn::Gradients;
-use crate::nn::{Init, Tensor};
+use crate::nn::{Gradients, Init, Tensor};
 use crate::{Device, ModelError, ModelResult};
 
 /// A tensor that a network owns: trained, saved and restored under its name. Layers hold parameters and take
@@ -240,6 +238,17 @@ impl<D: Device> Parameter<D> {
         Some(Arc::make_mut(host).as_mut_slice())
     }
 
+    /// Its gradient after a backward pass, flat in row-major order: zeros where the loss did not reach it. What an optimiser of
+    /// your own reads in [`ModelFn::update`](crate::ModelFn::update).
+    ///
+    /// # Errors
+    /// When the device's memory runs out.
+    pub fn gradient(&self, gradients: &mut Gradients<D>) -> ModelResult<Tensor<(usize,), D>> {
+        let identity = self.identity();
+        gradients.get_or_alloc_mut(&identity)?;
+        Ok(gradients.get(&identity))
+    }
+
     /// Changes the flat tensor in place, on any device: how an optimiser of your own applies dfdx's kernels.
     ///
     /// # Errors
@@ -339,7 +348,10 @@ mod tests {
         let parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
         let view = parameter.shaped((2, 2)).unwrap();
         let loss = view.trace(Gradients::leaky()).try_mul(3.0).unwrap().sum::<(), _>();
-        let gradients = loss.backward();
+        let mut gradients = loss.backward();
         assert_eq!(gradients.get(&parameter.identity()).as_vec(), [3.0; 4]);
+        assert_eq!(parameter.gradient(&mut gradients).unwrap().as_vec(), [3.0; 4]);
+        let beside = Parameter::from_vec(&device, &[2], vec![1.0, 2.0]).unwrap();
+        assert_eq!(beside.gradient(&mut gradients).unwrap().as_vec(), [0.0; 2]);
     }
 }
