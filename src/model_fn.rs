@@ -237,7 +237,7 @@ impl<D: Device> EvaluationSpec<D> {
     }
 
     /// How much this batch's loss counts in the mean over the data set, when that is not its number of examples: the number
-    /// of tokens of a tagger, say.
+    /// of tokens of a tagger, say. One that is not finite or negative is an error of the verb.
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
         self.weight = Some(weight);

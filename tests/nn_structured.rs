@@ -146,6 +146,8 @@ fn masks_of_losses_leave_padding_out() {
     let dense = CrossEntropy::new().mask(&mask).dense(steps.clone(), soft.clone()).unwrap().as_vec();
     assert_eq!(by_lengths.dense(steps.clone(), soft).unwrap().as_vec(), dense);
     assert!(message(by_lengths.sparse(tensor(&x, (6usize, 4usize)), &labels)).contains("(batch, length, classes)"));
+    let no_number = CrossEntropy::new().example_weights([1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0]);
+    assert!(message(no_number.sparse(steps.clone(), &labels)).contains("weight NaN of example 1"));
     let too_long = CrossEntropy::new().lengths(&[2, 4]);
     assert!(message(too_long.sparse(steps.clone(), &labels)).contains("length 4 of sequence 1"));
     assert!(message(CrossEntropy::new().lengths(&[2]).sparse(steps.clone(), &labels)).contains("1 lengths"));

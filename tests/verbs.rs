@@ -329,6 +329,18 @@ impl ModelFn for Scheduled {
     fn train(&self, net: &mut Self::Net, x: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
         Line::default().train(net, x, step)
     }
+
+    fn evaluate(&self, net: &Self::Net, x: &Features<Cpu>) -> ModelResult<EvaluationSpec<Cpu>> {
+        Ok(Line::default().evaluate(net, x)?.weight(f64::NAN))
+    }
+}
+
+#[test]
+fn a_weight_of_the_loss_that_is_no_weight_is_an_error() {
+    let estimator = Elistimator::builder(Scheduled(Schedule::Constant)).progress(ProgressMode::Off).build().unwrap();
+    let error = estimator.evaluate(points(6).batch(3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.to_string().contains("the weight of the loss: found NaN"), "{error}");
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl CrossEntropy {
         self
     }
 
-    /// A weight per example. Examples of weight 0 may have any label.
+    /// A weight per example, a finite number. Examples of weight 0 may have any label.
     #[must_use]
     pub fn example_weights(mut self, weights: impl Into<Vec<f32>>) -> Self {
         self.example_weights = Some(weights.into());
@@ -254,6 +254,12 @@ impl CrossEntropy {
             Some(weights) => weights.clone(),
             None => vec![1.0; *rows],
         };
+        if let Some(at) = weights.iter().position(|weight| !weight.is_finite()) {
+            let found = weights[at];
+            return Err(ModelError::msg(format!(
+                "cross-entropy: found the weight {found} of example {at}, expected a finite one"
+            )));
+        }
         if let Some(lengths) = &self.lengths {
             let Some((batch, length)) = sequences else {
                 let message = format!(
@@ -262,7 +268,6 @@ impl CrossEntropy {
                 return Err(ModelError::msg(message));
             };
             check_lengths("cross-entropy", lengths, batch, length)?;
-            // What does not count is 0 also where its weight is not a number.
             let after_end = weights.iter_mut().zip(mask_values(lengths, length)).filter(|(_, counts)| *counts == 0.0);
             after_end.for_each(|(weight, _)| *weight = 0.0);
         }

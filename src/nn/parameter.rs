@@ -7,7 +7,7 @@ use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor_ops::ReshapeTo;
 
 use crate::nn::{Gradients, Init, Tensor};
-use crate::{Device, ModelError, ModelResult};
+use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A tensor that a network owns: trained, saved and restored under its name. Layers hold parameters and take
 /// [shaped](Self::shaped) views of them in their forward pass. It is kept flat, so that optimisers and checkpoints need
@@ -76,7 +76,13 @@ impl<D: Device> Parameter<D> {
     /// # Errors
     /// When the product of the dimensions overflows, the initialisation is impossible, or the device's memory runs out.
     pub fn new(device: &D, dims: &[usize], init: &Init, fans: (usize, usize)) -> ModelResult<Self> {
-        let values = init.sample(element_count(dims)?, fans.0, fans.1, device.random_u64())?;
+        let count = element_count(dims)?;
+        // Sizes are hyper-parameters: one that is mistyped is an error, where filling a vector ends the process.
+        if Vec::<f32>::new().try_reserve_exact(count).is_err() {
+            let message = format!("shape {dims:?}: found no memory for its {} bytes", count * size_of::<f32>());
+            return Err(Error::new(ErrorKind::OutOfMemory, message).into());
+        }
+        let values = init.sample(count, fans.0, fans.1, device.random_u64())?;
         Self::from_vec(device, dims, values)
     }
 
@@ -340,6 +346,16 @@ mod tests {
         parameter.set_values(&[0.0; 4]).unwrap();
         assert_eq!(parameter.shaped((2, 2)).unwrap().as_vec(), [0.0; 4]);
         assert!(parameter.shaped((3,)).is_err());
+    }
+
+    #[test]
+    fn more_than_memory_holds_is_an_error() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        for init in [Init::Zeros, Init::GlorotUniform, Init::Normal(0.0, 1.0)] {
+            let error = Parameter::new(&device, &[1 << 46, 8], &init, (8, 8)).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+            assert!(error.to_string().starts_with("shape [70368744177664, 8]: found no memory"), "{error:?}");
+        }
     }
 
     #[test]
