@@ -378,3 +378,23 @@ fn validation_sets_have_names_that_stay_in_the_model_directory() {
         assert!(error.to_string().contains(&format!("found the name {name:?}")), "{error}");
     }
 }
+
+#[test]
+fn a_length_that_came_from_padding_is_free_also_when_all_batches_are_alike() {
+    use elistimator::data::Padding;
+    let data = |padding: Padding| {
+        let sentence = |n: usize| {
+            let (x, y) = (Array::new([3], vec![0.5f32; 3]).unwrap(), Array::new([1], vec![1f32]).unwrap());
+            Record::new().with("x", x).with("y", y).with("words", vec![1i64; n])
+        };
+        Dataset::from_records(vec![sentence(4), sentence(7)]).padded_batch(2, padding)
+    };
+    let dims = |padding: Padding| {
+        let mut estimator = quiet(Line::default()).build().unwrap();
+        estimator.setup(Inputs::train(data(padding).prefetch(1))).unwrap().train().unwrap();
+        let signature = estimator.signature().unwrap();
+        ["words", "x"].map(|name| signature.inputs().iter().find(|input| input.name == name).unwrap().dims.clone())
+    };
+    assert_eq!(dims(Padding::new()), [vec![None], vec![Some(3)]]);
+    assert_eq!(dims(Padding::new().shape("words", [Some(9)])), [vec![Some(9)], vec![Some(3)]]);
+}

@@ -125,6 +125,11 @@ pub(crate) trait Stage: Send + Sync + 'static {
         None
     }
 
+    /// How examples of unequal shapes became batches, where they did.
+    fn padding(&self) -> Option<&crate::data::Padding> {
+        self.input().into_iter().chain(self.branches()).find_map(|input| input.padding())
+    }
+
     /// What the stage is, for the comparison of a resumed run's data with the saved one's.
     fn describe(&self, out: &mut String);
 
@@ -328,6 +333,10 @@ impl Dataset {
     /// Whether the records are batches.
     pub fn is_batched(&self) -> bool {
         self.stage.is_batched()
+    }
+
+    pub(crate) fn padding(&self) -> Option<&crate::data::Padding> {
+        self.stage.padding()
     }
 
     /// The number of examples in a batch, where it is fixed.
