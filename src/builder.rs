@@ -11,7 +11,7 @@ use crate::checkpointing::Which;
 use crate::device::Cpu;
 use crate::progress::{LogEvery, ProgressMode};
 use crate::settings::{Saved, Setting};
-use crate::{Device, DeviceSpec, Elistimator, ModelFn, Result};
+use crate::{Device, DeviceSpec, Elistimator, Error, ErrorKind, ModelFn, Result};
 
 /// The direction in which a monitored metric gets better.
 pub use crate::checkpoint::Mode;
@@ -74,6 +74,29 @@ pub(crate) struct Options {
     pub(crate) describe: bool,
     pub(crate) revision: Option<String>,
     pub(crate) allowed: Vec<Setting>,
+}
+
+impl Options {
+    /// Refuses settings that can never do what they say.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refused = |message: &str| Err(Error::new(ErrorKind::InvalidArgument, message));
+        if self.monitor.metric().trim().is_empty() {
+            let found = self.monitor.metric();
+            return refused(&format!("monitor: found the name {found:?}, expected that of a metric, \"loss\" say"));
+        }
+        if self.save_every == Some(Every::Steps(0)) {
+            return refused("save_every: found 0 steps, expected at least 1; leave it out to save by `save_ckpt` only");
+        }
+        match self.average {
+            Some(Averaging { every: 0, decay: Some(_), .. }) => {
+                refused("ema_every: found an average every 0 steps, expected at least 1")
+            }
+            Some(Averaging { every: 0, decay: None, .. }) => {
+                refused("swa: found an average every 0 steps, expected at least 1")
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Default for Options {
@@ -168,7 +191,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Which metric decides what is best, and its direction; the smallest `loss` unless set.
+    /// Which metric decides what is best, and its direction; the smallest `loss` unless set. `build` refuses an empty name.
     #[must_use]
     pub fn monitor(mut self, metric: &str, mode: Mode) -> Self {
         self.options.monitor = Monitor::new(metric, mode);
@@ -229,7 +252,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Saves inside the training verbs, for machines that may be taken away.
+    /// Saves inside the training verbs, for machines that may be taken away. `build` refuses every 0 steps.
     #[must_use]
     pub fn save_every(mut self, every: Every) -> Self {
         self.options.save_every = Some(every);
@@ -270,20 +293,20 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self.ema_every(decay, 1)
     }
 
-    /// The same, updated after every global step that `steps` divides.
+    /// The same, updated after every global step that `steps` divides; `build` refuses 0.
     #[must_use]
     pub fn ema_every(mut self, decay: f64, steps: u64) -> Self {
-        self.options.average = Some(Averaging { decay: Some(decay), after: 0, every: steps.max(1) });
+        self.options.average = Some(Averaging { decay: Some(decay), after: 0, every: steps });
         self
     }
 
     /// Keeps the plain mean of the weights (stochastic weight averaging, Izmailov et al. 2018): of those after every global step
     /// that `every` divides, once more than `after` steps are done. `after` is usually three quarters of the run, `every` an epoch
     /// or a cycle of the learning rate. It takes the place of [`ema`](Self::ema), is saved and looked at in the same ways, and
-    /// running statistics are averaged like weights.
+    /// running statistics are averaged like weights. `build` refuses an `every` of 0.
     #[must_use]
     pub fn swa(mut self, after: u64, every: u64) -> Self {
-        self.options.average = Some(Averaging { decay: None, after, every: every.max(1) });
+        self.options.average = Some(Averaging { decay: None, after, every });
         self
     }
 

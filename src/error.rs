@@ -120,7 +120,16 @@ pub type ModelResult<T> = std::result::Result<T, ModelError>;
 
 /// What a model function returns when it fails. Made by `?` from anything that can be printed: dfdx's CUDA error is no
 /// `std::error::Error`, so a `Box<dyn Error>` would not take it. The kind of an [`Error`] survives the way, and `?` turns it into
-/// one again where layers and losses are called outside of a model function.
+/// one again where layers and losses are called outside of a model function. It dereferences to that error, for its
+/// [`kind`](Error::kind) and its words:
+///
+/// ```
+/// use elistimator::{ErrorKind, ModelError};
+///
+/// let error = ModelError::msg("no such word");
+/// assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Model, "no such word"));
+/// println!("stopped: {}", *error);
+/// ```
 pub struct ModelError {
     error: Error,
 }
@@ -137,13 +146,21 @@ impl ModelError {
     }
 }
 
+// In place of `Display`, which it cannot have: with it, the `From` below would overlap with `impl From<T> for T`.
+impl std::ops::Deref for ModelError {
+    type Target = Error;
+
+    fn deref(&self) -> &Error {
+        &self.error
+    }
+}
+
 impl From<ModelError> for Error {
     fn from(error: ModelError) -> Self {
         error.into_error()
     }
 }
 
-// No `Display`: with it, the `From` below would overlap with `impl From<T> for T`.
 impl fmt::Debug for ModelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.error.fmt(f)
@@ -198,7 +215,8 @@ mod tests {
         fn fails() -> ModelResult<()> {
             Err(Foreign)?
         }
-        let error = fails().unwrap_err().into_error();
+        let error = fails().unwrap_err();
+        assert_eq!(format!("{}", *error), "foreign");
         assert_eq!((error.kind(), error.to_string()), (ErrorKind::Model, "foreign".into()));
     }
 }

@@ -40,8 +40,14 @@ impl<D: Device> Evaluation<D> {
     }
 
     fn add(&mut self, spec: EvaluationSpec<D>, examples: usize) -> Result<()> {
+        let weight = spec.weight.unwrap_or(examples as f64);
+        if !weight.is_finite() || weight < 0.0 {
+            let message =
+                format!("the weight of the loss: found {weight}, expected a finite number that is not negative");
+            return Err(Error::new(ErrorKind::Model, message));
+        }
         self.on_device.push(spec.loss);
-        self.weights.push(spec.weight.unwrap_or(examples as f64));
+        self.weights.push(weight);
         for (name, state) in spec.metrics {
             match self.metrics.get_mut(&name) {
                 Some(merged) => merged.merge_dyn(state)?,

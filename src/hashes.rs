@@ -4,12 +4,19 @@ use crate::nn::variables::{self, Shared};
 use crate::{Device, Elistimator, ModelError, ModelFn, Result};
 
 /// Hashes of the exact bits of a run's state: equal for two runs whose weights and whose optimisers are bit-identical.
+/// Printed, they are a line that `diff` compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hashes {
     /// Of names, shapes and values of all parameters, and of the counts of the random streams.
     pub weights: u64,
     /// Of names, shapes and values of the optimiser's state.
     pub optimizer: u64,
+}
+
+impl std::fmt::Display for Hashes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "weights={:016x} optimizer={:016x}", self.weights, self.optimizer)
+    }
 }
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {

@@ -48,15 +48,28 @@ impl Inputs {
     /// The data of `validate()`.
     #[must_use]
     pub fn validation(self, input: impl InputFn) -> Self {
-        self.validation_named("", input)
+        self.and_validation("", input.dataset())
     }
 
     /// A further validation set, for `validate_named(name)`: its metrics are monitored as `name/loss` and logged in a
-    /// directory of their own.
+    /// directory of their own, `validation_name`. `setup` refuses a name that is empty, has a `/`, `\` or a control character
+    /// in it, or is `ema`, the directory of [`validate_ema`](crate::Elistimator::validate_ema).
     #[must_use]
-    pub fn validation_named(mut self, name: &str, input: impl InputFn) -> Self {
+    pub fn validation_named(self, name: &str, input: impl InputFn) -> Self {
+        let is_dir = !name.is_empty() && !name.contains(|c: char| "/\\".contains(c) || c.is_control()) && name != "ema";
+        let refused = || {
+            let message = format!(
+                "validation_named: found the name {name:?}, expected one that a directory can have, other than \"ema\""
+            );
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        };
+        let dataset = if is_dir { input.dataset() } else { refused() };
+        self.and_validation(name, dataset)
+    }
+
+    fn and_validation(mut self, name: &str, dataset: Result<Dataset>) -> Self {
         self.validation.retain(|(known, _)| known != name);
-        self.validation.push((name.to_owned(), input.dataset()));
+        self.validation.push((name.to_owned(), dataset));
         self
     }
 

@@ -67,7 +67,35 @@ pub trait ModelFn<D: Device = Cpu>: Serialize + DeserializeOwned + Send + Sync +
     }
 
     /// Applies the gradients of one loss; override it to replace the update rule. `scope` is the prefix of the parameters'
-    /// names that this loss updates, all if `None`.
+    /// names that this loss updates, all if `None`. The learning rate is the schedule's; groups, clipping and decay are done by
+    /// [`Optimizer::update`], so an update of your own goes without.
+    /// What it has to remember from step to step is a [`statistic`](crate::nn::Parameter::statistic) of the network, which is saved.
+    ///
+    /// ```
+    /// use elistimator::nn::{Gradients, PartMut};
+    /// use elistimator::optim::Optimizer;
+    /// use elistimator::prelude::*;
+    ///
+    /// /// Sign descent (Riedmiller and Braun 1993, without its steps' sizes): what `update` calls.
+    /// fn sign_descent<D: Device, N: Network<D>>(
+    ///     net: &mut N,
+    ///     gradients: &mut Gradients<D>,
+    ///     optimizer: &Optimizer<D>,
+    ///     scope: Option<&str>,
+    /// ) -> ModelResult<()> {
+    ///     let rate = optimizer.learning_rate() as f32;
+    ///     net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
+    ///         let PartMut::Parameter(parameter) = part else { return Ok(()) }; // random bits of dropout
+    ///         if !parameter.is_trainable() || !name.starts_with(scope.unwrap_or("")) {
+    ///             return Ok(());
+    ///         }
+    ///         let (mut values, gradient) = (parameter.values(), parameter.gradient(gradients)?.as_vec());
+    ///         let moves = values.iter_mut().zip(gradient).filter(|(_, g)| *g != 0.0);
+    ///         moves.for_each(|(w, g)| *w -= rate * g.signum());
+    ///         parameter.set_values(&values)
+    ///     }))
+    /// }
+    /// ```
     ///
     /// # Errors
     /// Those of the device.
@@ -209,7 +237,7 @@ impl<D: Device> EvaluationSpec<D> {
     }
 
     /// How much this batch's loss counts in the mean over the data set, when that is not its number of examples: the number
-    /// of tokens of a tagger, say.
+    /// of tokens of a tagger, say. One that is not finite or negative is an error of the verb.
     #[must_use]
     pub fn weight(mut self, weight: f64) -> Self {
         self.weight = Some(weight);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::builder::Options;
-use crate::data::{Dataset, Signature};
+use crate::data::{Dataset, Padding, Signature};
 use crate::elistimator::model_outcome;
 use crate::feed::{Feed, Position};
 use crate::gauges::Gauges;
@@ -22,6 +22,7 @@ use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn new(model: impl Into<Arc<M>>, options: Options) -> Result<Self> {
         let model = model.into();
+        options.check()?;
         if let Some(fraction) = options.memory_fraction {
             // Not a number is in no range.
             if !(fraction > 0.0 && fraction <= 1.0) {
@@ -35,7 +36,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
         let settings = || Ok((model.optimizer(), model.schedule()));
         let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
-        config.check().map_err(|error| error.at("build"))?;
+        config.check().and_then(|()| schedule.check()).map_err(|error| error.at("build"))?;
         let optimizer = Optimizer::new(config);
         optimizer.check_names(&net).map_err(|error| ModelError::into_error(error).at("build"))?;
         let average = match options.average {
@@ -90,9 +91,10 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let dataset = batched(dataset, purpose)?;
         let (model, signature) = (Arc::clone(&self.model), Arc::clone(&self.signature));
         let is_training = purpose == "training";
+        let padding = dataset.padding().cloned();
         Ok(dataset.map_before_prefetch(move |batch| {
             if is_training {
-                note(&signature, &batch)?;
+                note(&signature, &batch, padding.as_ref())?;
             }
             model_outcome(unwind::catch(|| model.preprocess(batch))).map_err(|error| error.at("preprocess"))
         }))
@@ -161,16 +163,19 @@ pub(crate) fn batched(dataset: Dataset, purpose: &str) -> Result<Dataset> {
     Ok(dataset)
 }
 
-/// Fixes the signature from the first batch, and widens it by the later ones.
-fn note(signature: &Mutex<Option<Signature>>, batch: &crate::data::Record) -> Result<()> {
+/// Fixes the signature from the first batch, and widens it by the later ones. Where padding made the batch, its length is one of many.
+fn note(signature: &Mutex<Option<Signature>>, batch: &crate::data::Record, padding: Option<&Padding>) -> Result<()> {
     let mut signature = lock(signature);
-    match &mut *signature {
-        Some(known) => known.widen(batch).map(|_| ()),
-        unknown => {
-            *unknown = Some(Signature::of_batch(batch)?);
-            Ok(())
+    let known = match &mut *signature {
+        Some(known) => {
+            known.widen(batch)?;
+            known
         }
-    }
+        unknown => unknown.insert(Signature::of_batch(batch)?),
+    };
+    let filled = padding.map(Padding::filled).unwrap_or_default();
+    filled.iter().for_each(|(name, axes)| known.free(name, axes));
+    Ok(())
 }
 
 /// A value behind a lock; a panic while it was held leaves it sound, since it is replaced whole.

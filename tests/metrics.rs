@@ -9,7 +9,7 @@ use elistimator::dfdx::tensor::{Cpu, TensorFromVec};
 use elistimator::metrics::{
     Accuracy, Average, BinaryAccuracy, ConfusionMatrix, EntityCounts, EntityF1, FBeta, LogLoss, MeanAbsoluteError,
     MeanIou, MeanSquaredError, Metric, Perplexity, PrAuc, PrCurve, Precision, R2, Recall, RecallAtK, RocAuc,
-    TopKAccuracy,
+    TopKAccuracy, argmax,
 };
 use elistimator::prelude::{DeviceSpec, ModelResult};
 use serde::de::DeserializeOwned;
@@ -508,6 +508,26 @@ fn tensors_give_what_slices_do() {
     assert_eq!(Perplexity::of(&logits, l).unwrap(), loss.into());
     let top = TopKAccuracy::from_scores(&c.probabilities, l, CLASSES, 2).unwrap();
     assert_eq!(TopKAccuracy::of(&logits, l, 2).unwrap(), top);
+    // The same as steps of sequences, and as such with padding after the first one's end.
+    let steps = l.len() / 2;
+    let cut: Vec<usize> = (0..2 * steps).map(|at| if (steps - 1..steps).contains(&at) { 99 } else { l[at] }).collect();
+    let kept: Vec<f64> = cut.iter().map(|label| f64::from(u8::from(*label != 99))).collect();
+    let (scores, lengths) = (c.probabilities[..2 * steps * CLASSES].to_vec(), [steps - 1, steps]);
+    let padded = device.tensor_from_vec(scores.clone(), (2usize, steps, CLASSES));
+    assert_eq!(TopKAccuracy::of(&padded, &l[..2 * steps], 2).unwrap().value(), {
+        TopKAccuracy::from_scores(&scores, &l[..2 * steps], CLASSES, 2).unwrap().value()
+    });
+    let loss = LogLoss::from_logits(&scores, &cut, &kept, CLASSES).unwrap();
+    assert_eq!(LogLoss::of_sequences(&padded, &cut, &lengths).unwrap(), loss);
+    assert_eq!(Perplexity::of_sequences(&padded, &cut, &lengths).unwrap(), loss.into());
+    let top = TopKAccuracy::weighted(&scores, &cut, &kept, CLASSES, 2).unwrap();
+    assert_eq!(TopKAccuracy::of_sequences(&padded, &cut, &lengths, 2).unwrap(), top);
+    let accuracy = Accuracy::weighted(&argmax(&padded), &cut, &kept).unwrap();
+    assert_eq!(Accuracy::of_sequences(&padded, &cut, &lengths).unwrap(), accuracy);
+    let message = |lengths: &[usize]| Perplexity::of_sequences(&padded, &cut, lengths).unwrap_err().to_string();
+    assert!(message(&[steps + 1, 1]).contains("expected at most the padded"), "{}", message(&[steps + 1, 1]));
+    assert!(message(&[]).contains("0 sequences") && Perplexity::of(&padded, &cut).is_err());
+
     let names = ["O", "B-X", "I-X", "I-Y"];
     let entities = EntityF1::from_ids(&found, l, &[l.len()], &names).unwrap();
     assert_eq!(EntityF1::of(&logits, l, &[l.len()], &names).unwrap(), entities);

@@ -38,6 +38,16 @@ fn layer_norm_agrees_with_differences_and_stock_operations() {
         message(norm.forward(tensor(&noise(8, 1), (2usize, 4usize)))).contains("found 2 rows of 4 values, expected 3")
     );
     assert!(message(LayerNorm::new(&cpu(), 0)).contains("found a size of 0"));
+    for epsilon in [-1.0, f32::NAN] {
+        let norm = LayerNorm::new(&cpu(), 3).unwrap().epsilon(epsilon);
+        let expected = format!("layer normalisation: found the epsilon {epsilon}");
+        assert!(message(norm.forward(tensor(&[0.0; 6], (2usize, 3usize)))).contains(&expected));
+        let norm = BatchNorm::new(&cpu(), 3).unwrap().epsilon(epsilon);
+        let expected = format!("batch normalisation: found the epsilon {epsilon}");
+        assert!(message(norm.forward(tensor(&[0.0; 6], (2usize, 3usize)))).contains(&expected));
+    }
+    let norm = BatchNorm::new(&cpu(), 3).unwrap().momentum(1.5);
+    assert!(message(norm.forward(tensor(&[0.0; 6], (2usize, 3usize)))).contains("found the momentum 1.5"));
 }
 
 #[test]

@@ -136,6 +136,21 @@ fn masks_of_losses_leave_padding_out() {
     let kept: Vec<f32> = [0usize, 1, 3].iter().flat_map(|row| x[row * 4..row * 4 + 4].to_vec()).collect();
     let plain = CrossEntropy::new().sparse(tensor(&kept, (3usize, 4usize)), &[1, 2, 0]).unwrap().as_vec();
     assert_close("loss", &masked, &plain, 1e-6);
+    let by_lengths = CrossEntropy::new().lengths(&[2, 1]);
+    assert_eq!(by_lengths.sparse(steps.clone(), &labels).unwrap().as_vec(), masked);
+    assert_eq!(by_lengths.sparse_per_example(steps.clone(), &labels).unwrap().as_vec()[2], 0.0);
+    let both = by_lengths.clone().mask(&[false, true, true, true, true, true]).sparse(steps.clone(), &labels).unwrap();
+    let kept = CrossEntropy::new().mask(&[false, true, false, true, false, false]);
+    assert_eq!(both.as_vec(), kept.sparse(steps.clone(), &labels).unwrap().as_vec());
+    let soft = tensor(&noise(24, 5), (2usize, 3usize, 4usize));
+    let dense = CrossEntropy::new().mask(&mask).dense(steps.clone(), soft.clone()).unwrap().as_vec();
+    assert_eq!(by_lengths.dense(steps.clone(), soft).unwrap().as_vec(), dense);
+    assert!(message(by_lengths.sparse(tensor(&x, (6usize, 4usize)), &labels)).contains("(batch, length, classes)"));
+    let no_number = CrossEntropy::new().example_weights([1.0, f32::NAN, 1.0, 1.0, 1.0, 1.0]);
+    assert!(message(no_number.sparse(steps.clone(), &labels)).contains("weight NaN of example 1"));
+    let too_long = CrossEntropy::new().lengths(&[2, 4]);
+    assert!(message(too_long.sparse(steps.clone(), &labels)).contains("length 4 of sequence 1"));
+    assert!(message(CrossEntropy::new().lengths(&[2]).sparse(steps.clone(), &labels)).contains("1 lengths"));
     let nothing = CrossEntropy::new().mask(&[false; 6]);
     assert_eq!(nothing.sparse(steps.clone(), &labels).unwrap().as_vec(), [0.0]);
     let run =

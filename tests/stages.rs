@@ -551,3 +551,21 @@ fn a_pipeline_prints_one_stage_a_line() {
     let left = numbers(0..3).concatenate(numbers(0..3)).shuffle(2);
     assert_ne!(left.fingerprint(), numbers(0..3).concatenate(numbers(0..3).shuffle(2)).fingerprint());
 }
+
+#[test]
+fn a_shuffle_without_a_buffer_is_an_error_on_every_way_to_its_records() {
+    // Rows by number go past `open` into a batch.
+    for data in [numbers(0..4).shuffle(0), generated(0..4).shuffle(0), numbers(0..4).shuffle(0).batch(2)] {
+        let error = data.open(7, 0, 0).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("shuffle: found a buffer of 0, expected at least 1"), "{error}");
+    }
+}
+
+#[test]
+fn prefetch_makes_no_room_without_bound() {
+    let error = numbers(0..4).prefetch(usize::MAX).open(7, 0, 0).err().unwrap();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert!(error.to_string().starts_with("prefetch: found 18446744073709551615 records ahead"), "{error}");
+    assert_eq!(flat(&all(&numbers(0..4).prefetch(1 << 20), 7, 0, 0)), [0, 1, 2, 3]);
+}

@@ -313,3 +313,95 @@ fn a_fraction_of_memory_is_in_its_range_on_every_device() {
         Elistimator::builder(Line::default()).model_dir(dir.path()).memory_fraction(fraction).build().unwrap();
     }
 }
+
+/// [`Line`] with a schedule.
+#[derive(Serialize, Deserialize)]
+struct Scheduled(Schedule);
+
+impl ModelFn for Scheduled {
+    type Net = common::LineNet<Cpu>;
+
+    fn build(&self, device: &Cpu) -> ModelResult<Self::Net> {
+        Line::default().build(device)
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Sgd::new(0.1).into()
+    }
+
+    fn schedule(&self) -> Schedule {
+        self.0.clone()
+    }
+
+    fn train(&self, net: &mut Self::Net, x: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+        Line::default().train(net, x, step)
+    }
+
+    fn evaluate(&self, net: &Self::Net, x: &Features<Cpu>) -> ModelResult<EvaluationSpec<Cpu>> {
+        Ok(Line::default().evaluate(net, x)?.weight(f64::NAN))
+    }
+}
+
+#[test]
+fn a_weight_of_the_loss_that_is_no_weight_is_an_error() {
+    let estimator = Elistimator::builder(Scheduled(Schedule::Constant)).progress(ProgressMode::Off).build().unwrap();
+    let error = estimator.evaluate(points(6).batch(3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Model);
+    assert!(error.to_string().contains("the weight of the loss: found NaN"), "{error}");
+}
+
+#[test]
+fn settings_that_can_never_do_what_they_say_are_refused_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = dir.path().join("run");
+    let refused = |builder: Builder<Line>, expected: &str| {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().starts_with(expected), "{error}");
+    };
+    refused(in_dir(&run).monitor("", Mode::Min), r#"monitor: found the name "", expected that of a metric"#);
+    refused(in_dir(&run).monitor(" ", Mode::Max), r#"monitor: found the name " ""#);
+    refused(in_dir(&run).save_every(Every::Steps(0)), "save_every: found 0 steps, expected at least 1");
+    refused(in_dir(&run).swa(0, 0), "swa: found an average every 0 steps, expected at least 1");
+    refused(in_dir(&run).ema_every(0.9, 0), "ema_every: found an average every 0 steps, expected at least 1");
+    let scheduled =
+        |schedule| Elistimator::builder(Scheduled(schedule)).model_dir(&run).progress(ProgressMode::Off).build();
+    let error = scheduled(Schedule::Cosine { steps: 0, floor: 0.0 }.after_warm_up(3)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+    assert_eq!(error.to_string(), "build: steps of the cosine schedule: found 0, expected at least 1 step");
+    assert!(!run.exists());
+    assert!(scheduled(Schedule::Cosine { steps: 9, floor: 0.0 }.after_warm_up(0)).is_ok());
+    assert!(in_dir(&run).swa(0, 1).build().is_ok());
+}
+
+#[test]
+fn validation_sets_have_names_that_stay_in_the_model_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["", "a/../../../outside", "a\\b", "a\n", "ema"] {
+        let mut estimator = in_dir(&dir.path().join("run")).build().unwrap();
+        let inputs = Inputs::train(train_data()).validation_named(name, points(6).batch(3));
+        let error = estimator.setup(inputs).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains(&format!("found the name {name:?}")), "{error}");
+    }
+}
+
+#[test]
+fn a_length_that_came_from_padding_is_free_also_when_all_batches_are_alike() {
+    use elistimator::data::Padding;
+    let data = |padding: Padding| {
+        let sentence = |n: usize| {
+            let (x, y) = (Array::new([3], vec![0.5f32; 3]).unwrap(), Array::new([1], vec![1f32]).unwrap());
+            Record::new().with("x", x).with("y", y).with("words", vec![1i64; n])
+        };
+        Dataset::from_records(vec![sentence(4), sentence(7)]).padded_batch(2, padding)
+    };
+    let dims = |padding: Padding| {
+        let mut estimator = quiet(Line::default()).build().unwrap();
+        estimator.setup(Inputs::train(data(padding).prefetch(1))).unwrap().train().unwrap();
+        let signature = estimator.signature().unwrap();
+        ["words", "x"].map(|name| signature.inputs().iter().find(|input| input.name == name).unwrap().dims.clone())
+    };
+    assert_eq!(dims(Padding::new()), [vec![None], vec![Some(3)]]);
+    assert_eq!(dims(Padding::new().shape("words", [Some(9)])), [vec![Some(9)], vec![Some(3)]]);
+}

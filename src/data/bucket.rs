@@ -129,6 +129,10 @@ impl Stage for Buckets {
         Some(&self.input)
     }
 
+    fn padding(&self) -> Option<&Padding> {
+        Some(&self.padding)
+    }
+
     fn is_batched(&self) -> bool {
         true
     }

@@ -125,6 +125,11 @@ pub(crate) trait Stage: Send + Sync + 'static {
         None
     }
 
+    /// How examples of unequal shapes became batches, where they did.
+    fn padding(&self) -> Option<&crate::data::Padding> {
+        self.input().into_iter().chain(self.branches()).find_map(|input| input.padding())
+    }
+
     /// What the stage is, for the comparison of a resumed run's data with the saved one's.
     fn describe(&self, out: &mut String);
 
@@ -239,10 +244,11 @@ impl Dataset {
     }
 
     /// A new order in every pass, from a buffer of so many records: each record is drawn from the buffer, and the next one
-    /// takes its place. A buffer as long as the data gives every order the same chance.
+    /// takes its place. A buffer as long as the data gives every order the same chance; opening fails with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for one of 0.
     #[must_use]
     pub fn shuffle(self, buffer: usize) -> Self {
-        Self::from_stage(Shuffle { input: self.stage, buffer: buffer.max(1) })
+        Self::from_stage(Shuffle { input: self.stage, buffer })
     }
 
     /// Batches of `size` examples, each array stacked along a new first axis; the last batch has what is left.
@@ -302,7 +308,8 @@ impl Dataset {
         Self::from_stage(Repeat { input: self.stage, times: None })
     }
 
-    /// Makes up to `ahead` records ready on a thread of its own while the last one is used. Put it last.
+    /// Makes up to `ahead` records ready on a thread of its own while the last one is used. Put it last. Opening fails with
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) for more than 2^20.
     #[must_use]
     pub fn prefetch(self, ahead: usize) -> Self {
         Self::from_stage(Prefetch { input: self.stage, ahead })
@@ -326,6 +333,10 @@ impl Dataset {
     /// Whether the records are batches.
     pub fn is_batched(&self) -> bool {
         self.stage.is_batched()
+    }
+
+    pub(crate) fn padding(&self) -> Option<&crate::data::Padding> {
+        self.stage.padding()
     }
 
     /// The number of examples in a batch, where it is fixed.

@@ -1,13 +1,15 @@
 //! How batches of unequal examples are padded.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use crate::data::{Array, Dtype, Record};
 use crate::{Error, ErrorKind, Result};
 
 /// How `padded_batch` and `bucket_by_length` fill up shorter examples: with 0 (false, the empty text), or a value or text by input
 /// name; up to the longest of the batch, or a shape by input name; and whether the lengths before padding become inputs of
-/// their own. A name that is in no example is an error of the first batch.
+/// their own. A name that is in no example is an error of the first batch. (That of convolutions is
+/// [`nn::Padding`](crate::nn::Padding).)
 ///
 /// ```
 /// use elistimator::data::{Dataset, Padding, Record};
@@ -28,6 +30,9 @@ pub struct Padding {
     texts: BTreeMap<String, String>,
     shapes: BTreeMap<String, Vec<Option<usize>>>,
     lengths: BTreeMap<String, String>,
+    /// By input, the axes of an example along which some were filled up to the longest of their batch. Shared with clones, so that
+    /// who has the recipe sees what its streams did.
+    filled: Arc<Mutex<BTreeMap<String, Vec<bool>>>>,
 }
 
 impl Padding {
@@ -97,11 +102,28 @@ impl Padding {
         }
         let text = text.map_or("", String::as_str);
         batch.insert(name, Array::pad_stack_to(arrays, value.copied().unwrap_or(0.0), text, shape)?);
+        self.note_filled(name, arrays);
         if let Some(lengths) = self.lengths.get(name) {
             let values: Vec<i64> = arrays.iter().map(|array| array.rows() as i64).collect();
             batch.insert(lengths.as_str(), values);
         }
         Ok(())
+    }
+
+    fn note_filled(&self, name: &str, arrays: &[Array]) {
+        let Some((first, rest)) = arrays.split_first() else { return };
+        for (axis, length) in first.dims().iter().enumerate() {
+            let is_free = self.shapes.get(name).is_none_or(|shape| shape.get(axis).is_none_or(Option::is_none));
+            if is_free && rest.iter().any(|array| array.dims().get(axis) != Some(length)) {
+                let mut filled = crate::lock(&self.filled);
+                filled.entry(name.to_owned()).or_insert_with(|| vec![false; first.dims().len()])[axis] = true;
+            }
+        }
+    }
+
+    /// For each input the axes of an example along which padding made batches: other data may be of another length there.
+    pub(crate) fn filled(&self) -> BTreeMap<String, Vec<bool>> {
+        crate::lock(&self.filled).clone()
     }
 
     /// Whether what is set fits examples with these arrays.

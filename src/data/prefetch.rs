@@ -9,6 +9,9 @@ use crate::data::Record;
 use crate::data::dataset::{Pass, Stage, Stream};
 use crate::{Error, ErrorKind, Result, heap, unwind};
 
+/// The most records ahead: room for all of them is made at once.
+const MOST_AHEAD: usize = 1 << 20;
+
 pub(crate) struct Prefetch {
     pub(crate) input: Arc<dyn Stage>,
     pub(crate) ahead: usize,
@@ -40,6 +43,10 @@ impl Drop for Fetched {
 
 impl Stage for Prefetch {
     fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
+        if self.ahead > MOST_AHEAD {
+            let message = format!("prefetch: found {} records ahead, expected at most {MOST_AHEAD}", self.ahead);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let mut input = self.input.open(pass, position)?;
         if self.ahead == 0 {
             return Ok(input);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::Result;
 use crate::data::Record;
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::{Error, ErrorKind, Result};
 
 pub(crate) struct Shuffle {
     pub(crate) input: Arc<dyn Stage>,
@@ -48,6 +48,9 @@ impl<I: Iterator> Iterator for Shuffled<I> {
 
 impl Stage for Shuffle {
     fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
+        if self.buffer == 0 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "shuffle: found a buffer of 0, expected at least 1"));
+        }
         let skip = usize::try_from(position).unwrap_or(usize::MAX);
         if let Some(indices) = self.indices(pass, position) {
             let input = Arc::clone(&self.input);
@@ -74,6 +77,10 @@ impl Stage for Shuffle {
     }
 
     fn indices(&self, pass: Pass, position: u64) -> Option<Indices> {
+        // Without rows by number the next stage opens this one, which refuses a buffer of 0.
+        if self.buffer == 0 {
+            return None;
+        }
         let input = self.input.indices(pass, 0)?;
         let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
         Some(Box::new(shuffled.skip(usize::try_from(position).unwrap_or(usize::MAX))))

@@ -19,7 +19,7 @@ pub struct InputSpec {
 }
 
 /// The names, types and shapes of a model's inputs, which requests are checked against. The batch axis is free; another axis
-/// becomes free when batches are seen to differ along it.
+/// becomes free when batches are seen to differ along it, or examples that were padded to one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Signature {
     inputs: Vec<InputSpec>,
@@ -89,6 +89,13 @@ impl Signature {
             }
         }
         Ok(widened)
+    }
+
+    /// Frees these axes of examples of an input, if it is there and has as many.
+    pub(crate) fn free(&mut self, name: &str, axes: &[bool]) {
+        let known = self.inputs.iter_mut().find(|input| input.name == name && input.dims.len() == axes.len());
+        let dims = known.into_iter().flat_map(|input| &mut input.dims);
+        dims.zip(axes).filter(|(_, is_free)| **is_free).for_each(|(dim, _)| *dim = None);
     }
 
     /// Whether a request fits: every input in it is known and of the right type and shape, all have one batch size above 0,

@@ -215,6 +215,10 @@ impl Stage for Batch {
         Some(&self.input)
     }
 
+    fn padding(&self) -> Option<&Padding> {
+        self.padding.as_ref()
+    }
+
     fn is_batched(&self) -> bool {
         true
     }

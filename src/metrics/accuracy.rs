@@ -3,6 +3,7 @@
 use dfdx::shapes::{HasShape, Shape};
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::examples::step_weights;
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
 use crate::{Device, ModelError, ModelResult};
@@ -13,12 +14,25 @@ pub struct Accuracy(Mean);
 
 impl Accuracy {
     /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and a label per
-    /// step; of equal logits the first counts. Where padding is among the steps, take [`weighted`](Self::weighted).
+    /// step; of equal logits the first counts. Where padding is among the steps, take [`of_sequences`](Self::of_sequences).
     ///
     /// # Errors
     /// When the numbers of examples and labels differ.
     pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, labels: &[usize]) -> ModelResult<Self> {
         Self::from_classes(&argmax(logits), labels)
+    }
+
+    /// From logits `(batch, length, classes)` of padded sequences and a label per step: what comes after a sequence's end does
+    /// not count.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of), and when a length is longer than the padded one.
+    pub fn of_sequences<S: Shape, D: Device, T>(
+        logits: &Tensor<S, D, T>,
+        labels: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Self> {
+        Self::weighted(&argmax(logits), labels, &step_weights("accuracy", labels.len(), lengths)?)
     }
 
     /// From predicted classes and labels.
@@ -99,6 +113,7 @@ mod tests {
         assert_eq!(argmax(&flat), [1, 0, 0, 1]);
         assert_eq!(argmax(&steps), [1, 0, 0, 1]);
         assert_eq!(Accuracy::of(&steps, &[1, 0, 1, 1])?.value(), 0.75);
+        assert_eq!(Accuracy::of_sequences(&steps, &[1, 9, 1, 1], &[1, 2])?.value(), 2.0 / 3.0);
         assert_eq!(argmax(&device.tensor(3.0f32)), [0]);
         assert!(argmax(&device.tensor_from_vec(Vec::new(), (0usize, 3usize))).is_empty());
         Ok(())

@@ -1,5 +1,6 @@
 //! What every metric checks before it counts: as many of each, weights that can be summed, classes that exist.
 
+use crate::nn::{check_lengths, mask_values};
 use crate::{ModelError, ModelResult};
 
 /// The most classes that counts per class are kept for (24 MiB of counts).
@@ -13,6 +14,20 @@ pub(crate) fn as_many_of_each(metric: &str, found: &[(&str, usize)]) -> ModelRes
     let counts: Vec<_> = found.iter().map(|(name, count)| format!("{count} {name}")).collect();
     let (last, first) = counts.split_last().map_or((String::new(), &[][..]), |(last, first)| (last.clone(), first));
     Err(ModelError::msg(format!("{metric}: found {} and {last}, expected as many of each", first.join(", "))))
+}
+
+/// A weight for each step of padded sequences: 1 before a sequence's end, 0 after it.
+pub(crate) fn step_weights(metric: &str, steps: usize, lengths: &[usize]) -> ModelResult<Vec<f64>> {
+    // With no sequences there are no steps, of whatever length.
+    let length = steps.checked_div(lengths.len()).unwrap_or(0);
+    if length * lengths.len() != steps {
+        return Err(ModelError::msg(format!(
+            "{metric}: found {steps} labels for {} sequences, expected as many for each, padding included",
+            lengths.len()
+        )));
+    }
+    check_lengths(metric, lengths, lengths.len(), length)?;
+    Ok(mask_values(lengths, length).into_iter().map(f64::from).collect())
 }
 
 /// Weights are finite and not negative.

@@ -1,9 +1,10 @@
 //! How surprised a classifier is by the labels.
 
-use dfdx::shapes::{Dim, HasShape};
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, is_positive, one_row_each};
+use crate::metrics::accuracy::last_axis;
+use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, is_positive, one_row_each, step_weights};
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
 use crate::{Device, ModelResult};
@@ -24,12 +25,26 @@ const NAME: &str = "log loss";
 pub struct LogLoss(Mean);
 
 impl LogLoss {
-    /// From logits `(batch, classes)` and a label per example; the softmax is taken here, in double precision.
+    /// From logits `(batch, classes)` and a label per example, or `(batch, length, classes)` and a label per step; the softmax is
+    /// taken here, in double precision. Where padding is among the steps, take [`of_sequences`](Self::of_sequences).
     ///
     /// # Errors
     /// When the numbers of examples and labels differ, or a label is no class.
-    pub fn of<B: Dim, K: Dim, D: Device, T>(logits: &Tensor<(B, K), D, T>, labels: &[usize]) -> ModelResult<Self> {
-        Self::from_logits(&read(logits), labels, &vec![1.0; labels.len()], logits.shape().1.size())
+    pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, labels: &[usize]) -> ModelResult<Self> {
+        Self::from_logits(&read(logits), labels, &vec![1.0; labels.len()], last_axis(logits))
+    }
+
+    /// From logits `(batch, length, classes)` of padded sequences and a label per step: what comes after a sequence's end does
+    /// not count.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of), and when a length is longer than the padded one.
+    pub fn of_sequences<S: Shape, D: Device, T>(
+        logits: &Tensor<S, D, T>,
+        labels: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Self> {
+        Self::from_logits(&read(logits), labels, &step_weights(NAME, labels.len(), lengths)?, last_axis(logits))
     }
 
     /// From logits `(examples, classes)`, row by row, with a label and a weight for every example.

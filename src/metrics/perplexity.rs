@@ -1,6 +1,6 @@
 //! How surprised a language model is, as a number of choices.
 
-use dfdx::shapes::Dim;
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::examples::{as_many_of_each, can_be_summed};
@@ -21,12 +21,26 @@ use crate::{Device, ModelResult};
 pub struct Perplexity(Mean);
 
 impl Perplexity {
-    /// From logits `(tokens, vocabulary)` and the token that came; the softmax is taken here, in double precision.
+    /// From logits `(tokens, vocabulary)` or `(batch, length, vocabulary)` and the token that came; the softmax is taken here,
+    /// in double precision. Where padding is among the tokens, take [`of_sequences`](Self::of_sequences).
     ///
     /// # Errors
     /// When the numbers of rows and tokens differ, or a token is not in the vocabulary.
-    pub fn of<B: Dim, K: Dim, D: Device, T>(logits: &Tensor<(B, K), D, T>, tokens: &[usize]) -> ModelResult<Self> {
+    pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, tokens: &[usize]) -> ModelResult<Self> {
         LogLoss::of(logits, tokens).map(Self::from)
+    }
+
+    /// From logits `(batch, length, vocabulary)` of padded sequences and the tokens that came, `(batch, length)` in row-major
+    /// order: what comes after a sequence's end does not count.
+    ///
+    /// # Errors
+    /// Those of [`of`](Self::of), and when a length is longer than the padded one.
+    pub fn of_sequences<S: Shape, D: Device, T>(
+        logits: &Tensor<S, D, T>,
+        tokens: &[usize],
+        lengths: &[usize],
+    ) -> ModelResult<Self> {
+        LogLoss::of_sequences(logits, tokens, lengths).map(Self::from)
     }
 
     /// From a loss per token, `-ln p(token)`.

@@ -1,9 +1,10 @@
 //! How often the class was among the first few.
 
-use dfdx::shapes::{Dim, HasShape};
+use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, one_row_each};
+use crate::metrics::accuracy::last_axis;
+use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, one_row_each, step_weights};
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
 use crate::{Device, ModelError, ModelResult};
@@ -24,16 +25,28 @@ const NAME: &str = "top-k accuracy";
 pub struct TopKAccuracy(Mean);
 
 impl TopKAccuracy {
-    /// From logits or probabilities `(batch, classes)` and a label per example.
+    /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and a label per
+    /// step. Where padding is among the steps, take [`of_sequences`](Self::of_sequences).
     ///
     /// # Errors
     /// Those of [`from_scores`](Self::from_scores).
-    pub fn of<B: Dim, C: Dim, D: Device, T>(
-        logits: &Tensor<(B, C), D, T>,
+    pub fn of<S: Shape, D: Device, T>(logits: &Tensor<S, D, T>, labels: &[usize], k: usize) -> ModelResult<Self> {
+        Self::from_scores(&read(logits), labels, last_axis(logits), k)
+    }
+
+    /// From logits or probabilities `(batch, length, classes)` of padded sequences and a label per step: what comes after a
+    /// sequence's end does not count.
+    ///
+    /// # Errors
+    /// Those of [`from_scores`](Self::from_scores), and when a length is longer than the padded one.
+    pub fn of_sequences<S: Shape, D: Device, T>(
+        logits: &Tensor<S, D, T>,
         labels: &[usize],
+        lengths: &[usize],
         k: usize,
     ) -> ModelResult<Self> {
-        Self::from_scores(&read(logits), labels, logits.shape().1.size(), k)
+        let weights = step_weights(NAME, labels.len(), lengths)?;
+        Self::weighted(&read(logits), labels, &weights, last_axis(logits), k)
     }
 
     /// From scores `(examples, classes)`, row by row, and a label per example.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::nn::Tensor;
 use crate::nn::backend::{Rows, Targets};
+use crate::nn::mask::{check_lengths, mask_values};
 use crate::{Device, ModelError, ModelResult};
 
 /// Scores of classes, one row per example: `(batch, classes)`, or `(batch, length, classes)` with an example per step.
@@ -16,6 +17,11 @@ pub trait Logits<D: Device, T> {
     /// # Errors
     /// When the device's memory runs out.
     fn into_rows(self) -> ModelResult<Tensor<(usize, usize), D, T>>;
+
+    /// `(batch, length)` where there is an example per step.
+    fn sequences(&self) -> Option<(usize, usize)> {
+        None
+    }
 }
 
 impl<B: Dim, K: Dim, D: Device, T: Tape<f32, D>> Logits<D, T> for Tensor<(B, K), D, T> {
@@ -29,6 +35,10 @@ impl<B: Dim, L: Dim, K: Dim, D: Device, T: Tape<f32, D>> Logits<D, T> for Tensor
     fn into_rows(self) -> ModelResult<Tensor<(usize, usize), D, T>> {
         let (batch, length, classes) = *self.shape();
         Ok(self.try_reshape_like(&(batch.size() * length.size(), classes.size()))?)
+    }
+
+    fn sequences(&self) -> Option<(usize, usize)> {
+        Some((self.shape().0.size(), self.shape().1.size()))
     }
 }
 
@@ -64,6 +74,7 @@ pub struct CrossEntropy {
     label_smoothing: f32,
     class_weights: Option<Vec<f32>>,
     example_weights: Option<Vec<f32>>,
+    lengths: Option<Vec<usize>>,
 }
 
 impl CrossEntropy {
@@ -86,17 +97,40 @@ impl CrossEntropy {
         self
     }
 
-    /// A weight per example. Examples of weight 0 may have any label.
+    /// A weight per example, a finite number. Examples of weight 0 may have any label.
     #[must_use]
     pub fn example_weights(mut self, weights: impl Into<Vec<f32>>) -> Self {
         self.example_weights = Some(weights.into());
         self
     }
 
-    /// Which examples count: a weight of 1 or 0. Without any that counts the loss is 0.
+    /// Which examples count: a weight of 1 or 0. Without any that counts the loss is 0. For padded sequences see
+    /// [`lengths`](Self::lengths).
     #[must_use]
     pub fn mask(self, mask: &[bool]) -> Self {
         self.example_weights(mask.iter().map(|counts| f32::from(u8::from(*counts))).collect::<Vec<_>>())
+    }
+
+    /// Leaves out what comes after each sequence's end, for logits `(batch, length, classes)`: the loss is the mean over the steps
+    /// before. Weights and a mask count beside it.
+    ///
+    /// ```
+    /// # use elistimator::nn::{CrossEntropy, Tensor};
+    /// # use elistimator::{Device, DeviceSpec, device::Cpu};
+    /// # fn main() -> elistimator::ModelResult<()> {
+    /// # let device = Cpu::open(DeviceSpec::Cpu, 7)?;
+    /// # let values = vec![0.1; 12];
+    /// # let logits: Tensor<(usize, usize, usize), Cpu> = dfdx::tensor::TensorFromVec::tensor_from_vec(&device, values, (2, 3, 2));
+    /// let padding = 0;
+    /// let loss = CrossEntropy::new().lengths(&[3, 1]).sparse(logits, &[1, 0, 1, 1, padding, padding])?;
+    /// # drop(loss);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn lengths(mut self, lengths: &[usize]) -> Self {
+        self.lengths = Some(lengths.into());
+        self
     }
 
     /// The weighted mean, from one class per example.
@@ -108,8 +142,8 @@ impl CrossEntropy {
         logits: impl Logits<D, T>,
         labels: &[usize],
     ) -> ModelResult<Tensor<(), D, T>> {
-        let logits = logits.into_rows()?;
-        let (labels, weights) = self.check_sparse(logits.shape(), labels)?;
+        let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
+        let (labels, weights) = self.check_sparse(logits.shape(), sequences, labels)?;
         let total: f32 = match &self.class_weights {
             Some(classes) => labels.iter().zip(&weights).map(|(label, weight)| classes[*label] * weight).sum(),
             None => weights.iter().sum(),
@@ -126,8 +160,8 @@ impl CrossEntropy {
         logits: impl Logits<D, T>,
         labels: &[usize],
     ) -> ModelResult<Tensor<(usize,), D, T>> {
-        let logits = logits.into_rows()?;
-        let (labels, weights) = self.check_sparse(logits.shape(), labels)?;
+        let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
+        let (labels, weights) = self.check_sparse(logits.shape(), sequences, labels)?;
         self.sparse_rows(logits, &labels, &weights)
     }
 
@@ -151,8 +185,8 @@ impl CrossEntropy {
         logits: impl Logits<D, T>,
         targets: impl Logits<D, dfdx::tensor::NoneTape>,
     ) -> ModelResult<Tensor<(), D, T>> {
-        let logits = logits.into_rows()?;
-        let weights = self.check(logits.shape())?;
+        let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
+        let weights = self.check(logits.shape(), sequences)?;
         let total = weights.iter().sum();
         D::sum(self.dense_rows(logits, targets.into_rows()?, &normalized(weights, total))?)
     }
@@ -166,8 +200,8 @@ impl CrossEntropy {
         logits: impl Logits<D, T>,
         targets: impl Logits<D, dfdx::tensor::NoneTape>,
     ) -> ModelResult<Tensor<(usize,), D, T>> {
-        let logits = logits.into_rows()?;
-        let weights = self.check(logits.shape())?;
+        let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
+        let weights = self.check(logits.shape(), sequences)?;
         self.dense_rows(logits, targets.into_rows()?, &weights)
     }
 
@@ -196,7 +230,7 @@ impl CrossEntropy {
     }
 
     /// The weight of each example.
-    fn check(&self, (rows, classes): &(usize, usize)) -> ModelResult<Vec<f32>> {
+    fn check(&self, (rows, classes): &(usize, usize), sequences: Option<(usize, usize)>) -> ModelResult<Vec<f32>> {
         if *rows == 0 || *classes == 0 {
             return Err(ModelError::msg(format!(
                 "cross-entropy: found an empty batch of {rows} rows of {classes} logits, expected at least one of each"
@@ -212,18 +246,42 @@ impl CrossEntropy {
             let message = format!("cross-entropy: found {} class weights for {classes} classes", weights.len());
             return Err(ModelError::msg(message));
         }
-        match &self.example_weights {
+        let mut weights = match &self.example_weights {
             Some(weights) if weights.len() != *rows => {
-                Err(ModelError::msg(format!("cross-entropy: found {} weights for {rows} examples", weights.len())))
+                let message = format!("cross-entropy: found {} weights for {rows} examples", weights.len());
+                return Err(ModelError::msg(message));
             }
-            Some(weights) => Ok(weights.clone()),
-            None => Ok(vec![1.0; *rows]),
+            Some(weights) => weights.clone(),
+            None => vec![1.0; *rows],
+        };
+        if let Some(at) = weights.iter().position(|weight| !weight.is_finite()) {
+            let found = weights[at];
+            return Err(ModelError::msg(format!(
+                "cross-entropy: found the weight {found} of example {at}, expected a finite one"
+            )));
         }
+        if let Some(lengths) = &self.lengths {
+            let Some((batch, length)) = sequences else {
+                let message = format!(
+                    "cross-entropy: found lengths and logits ({rows}, {classes}), expected (batch, length, classes)"
+                );
+                return Err(ModelError::msg(message));
+            };
+            check_lengths("cross-entropy", lengths, batch, length)?;
+            let after_end = weights.iter_mut().zip(mask_values(lengths, length)).filter(|(_, counts)| *counts == 0.0);
+            after_end.for_each(|(weight, _)| *weight = 0.0);
+        }
+        Ok(weights)
     }
 
     /// The labels, with those that do not count replaced by 0, and the weight of each example.
-    fn check_sparse(&self, shape: &(usize, usize), labels: &[usize]) -> ModelResult<(Vec<usize>, Vec<f32>)> {
-        let weights = self.check(shape)?;
+    fn check_sparse(
+        &self,
+        shape: &(usize, usize),
+        sequences: Option<(usize, usize)>,
+        labels: &[usize],
+    ) -> ModelResult<(Vec<usize>, Vec<f32>)> {
+        let weights = self.check(shape, sequences)?;
         let (rows, classes) = *shape;
         if labels.len() != rows {
             return Err(ModelError::msg(format!(

@@ -50,6 +50,7 @@ pub use init::Init;
 pub use layer::Layer;
 pub use linear::{Linear, LinearBuilder, linear_with};
 pub use loss::{CrossEntropy, Logits, Loss, sparse_cross_entropy};
+pub(crate) use mask::{check_lengths, mask_values};
 pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};
 pub use network::{Network, Part, PartMut, Visitor, VisitorMut};
 pub use norm::{BatchNorm, LayerNorm};

@@ -41,7 +41,7 @@ impl<D: Device, E: Dim> LayerNorm<D, E> {
         Ok(Self { weight, bias, size, epsilon: 1e-5 })
     }
 
-    /// What is added to the variance.
+    /// What is added to the variance; one that is not finite or negative is an error of the forward pass.
     #[must_use]
     pub fn epsilon(mut self, epsilon: f32) -> Self {
         self.epsilon = epsilon;
@@ -56,8 +56,16 @@ impl<D: Device, E: Dim> LayerNorm<D, E> {
                 self.size.size()
             )));
         }
+        check_epsilon("layer normalisation", self.epsilon)?;
         D::layer_norm(x, &self.weight, &self.bias, self.epsilon)
     }
+}
+
+fn check_epsilon(layer: &str, epsilon: f32) -> ModelResult<()> {
+    if epsilon.is_finite() && epsilon >= 0.0 {
+        return Ok(());
+    }
+    Err(ModelError::msg(format!("{layer}: found the epsilon {epsilon}, expected a finite number that is not negative")))
 }
 
 fn gains_and_offsets<D: Device>(device: &D, layer: &str, size: usize) -> ModelResult<(Parameter<D>, Parameter<D>)> {
@@ -143,14 +151,14 @@ impl<D: Device, C: Dim> BatchNorm<D, C> {
         Ok(Self { weight, bias, running, channels, epsilon: 1e-5, momentum: 0.1 })
     }
 
-    /// What is added to the variance.
+    /// What is added to the variance; one that is not finite or negative is an error of the forward pass.
     #[must_use]
     pub fn epsilon(mut self, epsilon: f32) -> Self {
         self.epsilon = epsilon;
         self
     }
 
-    /// How far the running statistics move towards the batch's: `new = (1 - momentum) * old + momentum * batch`, as in
+    /// From 0 to 1, how far the running statistics move towards the batch's: `new = (1 - momentum) * old + momentum * batch`, as in
     /// PyTorch.
     #[must_use]
     pub fn momentum(mut self, momentum: f64) -> Self {
@@ -168,6 +176,11 @@ impl<D: Device, C: Dim> BatchNorm<D, C> {
                 "batch normalisation: found {channels} channels, expected {}",
                 self.channels.size()
             )));
+        }
+        check_epsilon("batch normalisation", self.epsilon)?;
+        if !(0.0..=1.0).contains(&self.momentum) {
+            let found = self.momentum;
+            return Err(ModelError::msg(format!("batch normalisation: found the momentum {found}, expected 0 to 1")));
         }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if !T::OWNS_TAPE {

@@ -6,10 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor_ops::ReshapeTo;
 
-#[cfg(test)]
-use crate::nn::Gradients;
-use crate::nn::{Init, Tensor};
-use crate::{Device, ModelError, ModelResult};
+use crate::nn::{Gradients, Init, Tensor};
+use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A tensor that a network owns: trained, saved and restored under its name. Layers hold parameters and take
 /// [shaped](Self::shaped) views of them in their forward pass. It is kept flat, so that optimisers and checkpoints need
@@ -78,7 +76,13 @@ impl<D: Device> Parameter<D> {
     /// # Errors
     /// When the product of the dimensions overflows, the initialisation is impossible, or the device's memory runs out.
     pub fn new(device: &D, dims: &[usize], init: &Init, fans: (usize, usize)) -> ModelResult<Self> {
-        let values = init.sample(element_count(dims)?, fans.0, fans.1, device.random_u64())?;
+        let count = element_count(dims)?;
+        // Sizes are hyper-parameters: one that is mistyped is an error, where filling a vector ends the process.
+        if Vec::<f32>::new().try_reserve_exact(count).is_err() {
+            let message = format!("shape {dims:?}: found no memory for its {} bytes", count * size_of::<f32>());
+            return Err(Error::new(ErrorKind::OutOfMemory, message).into());
+        }
+        let values = init.sample(count, fans.0, fans.1, device.random_u64())?;
         Self::from_vec(device, dims, values)
     }
 
@@ -240,6 +244,17 @@ impl<D: Device> Parameter<D> {
         Some(Arc::make_mut(host).as_mut_slice())
     }
 
+    /// Its gradient after a backward pass, flat in row-major order: zeros where the loss did not reach it. What an optimiser of
+    /// your own reads in [`ModelFn::update`](crate::ModelFn::update).
+    ///
+    /// # Errors
+    /// When the device's memory runs out.
+    pub fn gradient(&self, gradients: &mut Gradients<D>) -> ModelResult<Tensor<(usize,), D>> {
+        let identity = self.identity();
+        gradients.get_or_alloc_mut(&identity)?;
+        Ok(gradients.get(&identity))
+    }
+
     /// Changes the flat tensor in place, on any device: how an optimiser of your own applies dfdx's kernels.
     ///
     /// # Errors
@@ -334,12 +349,25 @@ mod tests {
     }
 
     #[test]
+    fn more_than_memory_holds_is_an_error() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        for init in [Init::Zeros, Init::GlorotUniform, Init::Normal(0.0, 1.0)] {
+            let error = Parameter::new(&device, &[1 << 46, 8], &init, (8, 8)).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+            assert!(error.to_string().starts_with("shape [70368744177664, 8]: found no memory"), "{error:?}");
+        }
+    }
+
+    #[test]
     fn gradients_of_a_shaped_view_belong_to_the_parameter() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
         let parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
         let view = parameter.shaped((2, 2)).unwrap();
         let loss = view.trace(Gradients::leaky()).try_mul(3.0).unwrap().sum::<(), _>();
-        let gradients = loss.backward();
+        let mut gradients = loss.backward();
         assert_eq!(gradients.get(&parameter.identity()).as_vec(), [3.0; 4]);
+        assert_eq!(parameter.gradient(&mut gradients).unwrap().as_vec(), [3.0; 4]);
+        let beside = Parameter::from_vec(&device, &[2], vec![1.0, 2.0]).unwrap();
+        assert_eq!(beside.gradient(&mut gradients).unwrap().as_vec(), [0.0; 2]);
     }
 }

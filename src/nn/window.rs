@@ -6,6 +6,7 @@ use crate::nn::parameter::element_count;
 use crate::{ModelError, ModelResult};
 
 /// What is added around an image before windows slide over it. Convolutions see zeros there, pools see nothing.
+/// (That of batches of unequal examples is [`data::Padding`](crate::data::Padding).)
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Padding {
     /// Nothing: windows lie inside the image.

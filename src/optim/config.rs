@@ -56,6 +56,14 @@ pub enum Rule {
 /// What a size must be.
 pub(super) const NOT_NEGATIVE: &str = "a finite number that is not negative";
 
+/// Refuses what is no size.
+pub(super) fn not_negative(what: &str, found: f64) -> Result<()> {
+    if found.is_finite() && found >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidArgument, format!("{what}: found {found}, expected {NOT_NEGATIVE}")))
+}
+
 impl OptimizerConfig {
     /// Updates the parameters whose names fit the pattern by an optimiser of their own. Of several patterns that fit, the
     /// longest counts. The schedule scales all learning rates alike. Decay is left out, parameters are frozen and gradients are

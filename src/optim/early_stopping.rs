@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::checkpoint::Mode;
 use crate::metrics::Metrics;
+use crate::optim::config::not_negative;
 
 /// Early stopping as a value in your loop: `if stop.update(&metrics, step)?.is_finished() { break }`. Keep it in the checkpoints
 /// with [`Elistimator::keep`](crate::Elistimator::keep), and it goes on after a restart.
@@ -84,9 +85,11 @@ impl EarlyStopping {
     /// Takes in the metrics after `step` training steps. NaN and infinite values are no improvement.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) when the monitored metric is not among them.
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the monitored metric is not among them;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a `min_delta` that is not finite or negative.
     pub fn update(&mut self, metrics: &Metrics, step: u64) -> Result<&Self> {
         let value = metrics.get(&self.monitor)?;
+        not_negative("early stopping: min_delta", self.min_delta)?;
         if self.looks_from_min_steps && step < self.min_steps {
             return Ok(self);
         }
@@ -122,6 +125,18 @@ impl EarlyStopping {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_improvement_that_none_can_be_is_refused() {
+        let mut metrics = Metrics::new();
+        metrics.insert("loss", 1.0);
+        for min_delta in [f64::NAN, -1.0] {
+            let mut stop = EarlyStopping::new("loss", Mode::Min).min_delta(min_delta);
+            let error = stop.update(&metrics, 1).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument);
+            assert!(error.to_string().contains(&format!("min_delta: found {min_delta}")), "{error}");
+        }
+    }
 
     fn finished_after(mut stop: EarlyStopping, values: &[f64]) -> Option<usize> {
         values.iter().enumerate().position(|(index, value)| {

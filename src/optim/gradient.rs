@@ -17,9 +17,7 @@ pub(super) type Flat<D> = Tensor<(usize,), D, NoneTape>;
 
 /// The gradient as a tensor of its own.
 pub(super) fn read<D: Device>(parameter: &Parameter<D>, gradients: &mut Gradients<D>) -> ModelResult<Flat<D>> {
-    let identity = parameter.identity();
-    gradients.get_or_alloc_mut(&identity)?;
-    Ok(gradients.get(&identity))
+    parameter.gradient(gradients)
 }
 
 pub(super) fn write<D: Device>(

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
 use crate::checkpoint::Mode;
 use crate::metrics::Metrics;
+use crate::optim::config::not_negative;
+use crate::{Error, ErrorKind, Result};
 
 /// Reduce on plateau as a value in your loop, as PyTorch's `ReduceLROnPlateau` computes it with an absolute threshold:
 /// `let rate = plateau.update(&metrics, estimator.learning_rate())?; estimator.set_learning_rate(rate)`. Keep it in the
@@ -78,9 +79,17 @@ impl ReduceOnPlateau {
     /// Takes in fresh metrics, and returns the learning rate to go on with. NaN and infinite values are no improvement.
     ///
     /// # Errors
-    /// [`NotFound`](crate::ErrorKind::NotFound) when the monitored metric is not among them.
+    /// [`NotFound`](crate::ErrorKind::NotFound) when the monitored metric is not among them;
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a factor that is not from 0 to below 1, or another number that is not
+    /// finite or negative.
     pub fn update(&mut self, metrics: &Metrics, learning_rate: f64) -> Result<f64> {
         let value = metrics.get(&self.monitor)?;
+        if !(0.0..1.0).contains(&self.factor) {
+            let message = format!("reduce on plateau: found the factor {}, expected 0 to below 1", self.factor);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        not_negative("reduce on plateau: min_delta", self.min_delta)?;
+        not_negative("reduce on plateau: min_learning_rate", self.min_learning_rate)?;
         let is_better = value.is_finite()
             && self.best.is_none_or(|best| match self.mode {
                 Mode::Min => value < best - self.min_delta,
@@ -107,6 +116,22 @@ impl ReduceOnPlateau {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_reduce_nothing_are_refused() {
+        let mut metrics = Metrics::new();
+        metrics.insert("loss", 1.0);
+        let message = |mut plateau: ReduceOnPlateau| {
+            let error = plateau.update(&metrics, 0.1).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            error.to_string()
+        };
+        let new = || ReduceOnPlateau::new("loss", Mode::Min);
+        assert!(message(new().factor(1.0)).contains("found the factor 1, expected 0 to below 1"));
+        assert!(message(new().factor(f64::NAN)).contains("NaN"));
+        assert!(message(new().min_delta(-0.1)).contains("min_delta: found -0.1"));
+        assert!(message(new().min_learning_rate(f64::NAN)).contains("min_learning_rate: found NaN"));
+    }
 
     fn rates(mut plateau: ReduceOnPlateau, values: &[f64]) -> Vec<f64> {
         let mut rate = 1.0;

@@ -4,7 +4,13 @@ use std::f64::consts::PI;
 
 use serde::{Deserialize, Serialize};
 
+use crate::optim::config::NOT_NEGATIVE;
+use crate::{Error, ErrorKind, Result};
+
 /// The learning rate as a function of the step, and of nothing else: a resumed run goes on exactly.
+///
+/// Lengths of 0 steps (a warm-up may have none), and shares and factors that are not finite or negative, are an
+/// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) when the estimator is built.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Schedule {
@@ -137,6 +143,43 @@ impl Schedule {
     pub fn learning_rate(&self, base: f64, step: u64) -> f64 {
         base * self.factor(step)
     }
+
+    /// Refuses settings that give no learning rate, or give one by accident.
+    pub(crate) fn check(&self) -> Result<()> {
+        let (name, lengths, sizes): (&str, &[(&str, u64)], &[(&str, f64)]) = match self {
+            Self::Constant => return Ok(()),
+            Self::Step { steps, factor } => ("step", &[("steps", *steps)], &[("factor", *factor)]),
+            Self::Exponential { rate } => ("exponential", &[], &[("rate", *rate)]),
+            Self::Cosine { steps, floor } => ("cosine", &[("steps", *steps)], &[("floor", *floor)]),
+            Self::MultiStep { factor, .. } => ("multi-step", &[], &[("factor", *factor)]),
+            Self::Polynomial { steps, power, floor } => {
+                ("polynomial", &[("steps", *steps)], &[("power", *power), ("floor", *floor)])
+            }
+            Self::WarmRestarts { steps, floor, .. } => ("warm-restarts", &[("steps", *steps)], &[("floor", *floor)]),
+            Self::OneCycle { steps, rise, start, end } => {
+                if *rise > 1.0 {
+                    return Err(refused("rise", "one-cycle", rise, "a share of the steps, at most 1"));
+                }
+                ("one-cycle", &[("steps", *steps)], &[("rise", *rise), ("start", *start), ("end", *end)])
+            }
+            Self::Cyclic { cycle } => ("cyclic", &[("cycle", *cycle)], &[]),
+            Self::InverseSquareRoot { steps } => ("inverse-square-root", &[("steps", *steps)], &[]),
+            // A warm-up of no steps is what a program says that has none.
+            Self::WarmUp { then, .. } => return then.check(),
+        };
+        if let Some((setting, _)) = lengths.iter().find(|(_, steps)| *steps == 0) {
+            return Err(refused(setting, name, &0, "at least 1 step"));
+        }
+        match sizes.iter().find(|(_, size)| !size.is_finite() || *size < 0.0) {
+            Some((setting, size)) => Err(refused(setting, name, size, NOT_NEGATIVE)),
+            None => Ok(()),
+        }
+    }
+}
+
+fn refused(setting: &str, schedule: &str, found: &dyn std::fmt::Display, expected: &str) -> Error {
+    let message = format!("{setting} of the {schedule} schedule: found {found}, expected {expected}");
+    Error::new(ErrorKind::InvalidArgument, message)
 }
 
 /// How far a step is in its descent, and how long that is.
@@ -156,6 +199,31 @@ fn descent(step: u64, first: u64, growth: u64) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_that_give_no_learning_rate_are_refused() {
+        let message = |schedule: Schedule| {
+            let error = schedule.check().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+            error.to_string()
+        };
+        let cosine = |steps, floor| Schedule::Cosine { steps, floor };
+        assert_eq!(message(cosine(0, 0.1)), "steps of the cosine schedule: found 0, expected at least 1 step");
+        assert!(message(cosine(0, 0.1).after_warm_up(5)).contains("cosine"));
+        assert!(message(cosine(9, f64::NAN)).starts_with("floor of the cosine schedule: found NaN"));
+        assert!(message(cosine(9, -0.1)).contains("found -0.1"));
+        assert!(message(Schedule::Step { steps: 0, factor: 0.5 }).contains("step schedule"));
+        assert!(message(Schedule::Exponential { rate: -1.0 }).contains("rate"));
+        assert!(message(Schedule::MultiStep { milestones: vec![1], factor: f64::INFINITY }).contains("factor"));
+        assert!(message(Schedule::Polynomial { steps: 0, power: 1.0, floor: 0.0 }).contains("steps"));
+        assert!(message(Schedule::WarmRestarts { steps: 0, growth: 2, floor: 0.0 }).contains("steps"));
+        assert!(message(Schedule::Cyclic { cycle: 0 }).contains("cycle"));
+        assert!(message(Schedule::InverseSquareRoot { steps: 0 }).contains("steps"));
+        let one_cycle = |steps, rise| Schedule::OneCycle { steps, rise, start: 0.1, end: 0.0 };
+        assert!(message(one_cycle(0, 0.3)).contains("steps"));
+        assert!(message(one_cycle(10, 1.5)).contains("rise") && message(one_cycle(10, f64::NAN)).contains("rise"));
+        assert!(one_cycle(10, 0.3).check().is_ok() && cosine(9, 0.0).after_warm_up(0).check().is_ok());
+    }
 
     #[test]
     fn factors_follow_their_formulas() {
