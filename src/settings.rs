@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{Error, ErrorKind, Result};
 
@@ -83,10 +84,66 @@ impl Difference {
     }
 }
 
+/// Of hyper-parameters, the fields that differ: a vocabulary among them would fill the screen.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: was {}, is now {}", self.setting.name(), self.saved, self.current)
+        let name = self.setting.name();
+        let parsed = |text: &str| serde_json::from_str::<Value>(text).ok();
+        match (parsed(&self.saved), parsed(&self.current)) {
+            (Some(saved @ Value::Object(_)), Some(current @ Value::Object(_))) => {
+                let mut fields = Vec::new();
+                compare(String::new(), &saved, &current, &mut fields);
+                let more = fields.len().saturating_sub(MOST_FIELDS);
+                fields.truncate(MOST_FIELDS);
+                write!(f, "{name}: {}", fields.join(", "))?;
+                if more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
+            }
+            _ => write!(f, "{name}: was {}, is now {}", self.saved, self.current),
+        }
     }
+}
+
+/// How many differing fields are told.
+const MOST_FIELDS: usize = 4;
+/// How many characters of a value are told.
+const MOST_CHARACTERS: usize = 60;
+
+/// Adds what differs at or below this place.
+fn compare(place: String, saved: &Value, current: &Value, fields: &mut Vec<String>) {
+    match (saved, current) {
+        (Value::Object(before), Value::Object(after)) => {
+            let added = after.keys().filter(|key| !before.contains_key(*key));
+            for key in before.keys().chain(added) {
+                let dot = if place.is_empty() { "" } else { "." };
+                let [old, new] = [before, after].map(|fields| fields.get(key));
+                match (old, new) {
+                    (Some(old), Some(new)) => compare(format!("{place}{dot}{key}"), old, new, fields),
+                    _ => fields.push(format!("{place}{dot}{key} was {}, is now {}", short(old), short(new))),
+                }
+            }
+        }
+        (Value::Array(before), Value::Array(after)) if before.len() == after.len() => {
+            for (index, (old, new)) in before.iter().zip(after).enumerate() {
+                compare(format!("{place}[{index}]"), old, new, fields);
+            }
+        }
+        _ if saved == current => {}
+        _ => fields.push(format!("{place} was {}, is now {}", short(Some(saved)), short(Some(current)))),
+    }
+}
+
+/// A value in one short line.
+fn short(value: Option<&Value>) -> String {
+    let Some(value) = value else { return "not there".to_owned() };
+    let mut text = value.to_string();
+    if let Some((end, _)) = text.char_indices().nth(MOST_CHARACTERS) {
+        text.truncate(end);
+        text.push_str("...");
+        if let Value::Array(values) = value {
+            text.push_str(&format!(" ({} values)", values.len()));
+        }
+    }
+    text
 }
 
 /// The settings of a run, as a checkpoint keeps them.
@@ -167,6 +224,26 @@ mod tests {
         check(&found, Setting::is_checked).unwrap();
         // A checkpoint of an older version does not know all of them.
         assert!(differences(&Saved::new(), &is).is_empty());
+    }
+
+    #[test]
+    fn of_hyper_parameters_only_what_differs_is_told() {
+        let told = |saved: &str, current: &str| {
+            let (saved, current) = (saved.to_owned(), current.to_owned());
+            Difference { setting: Setting::HyperParameters, saved, current }.to_string()
+        };
+        let (was, is) =
+            (r#"{"rate":0.1,"net":{"sizes":[8,4],"same":1}}"#, r#"{"rate":0.1,"net":{"sizes":[8,5],"same":1}}"#);
+        assert_eq!(told(was, is), "hyper_parameters: net.sizes[1] was 4, is now 5");
+        assert_eq!(told(r#"{"a":1}"#, r#"{"a":1,"b":"x"}"#), "hyper_parameters: b was not there, is now \"x\"");
+        assert_eq!(told(r#"{"a":[1,2]}"#, r#"{"a":[1]}"#), "hyper_parameters: a was [1,2], is now [1]");
+        assert_eq!(told("3", "4"), "hyper_parameters: was 3, is now 4");
+
+        let words = |count: usize| serde_json::json!({ "words": vec!["wört"; count] }).to_string();
+        let message = told(&words(50_000), &words(49_999));
+        assert!(message.len() < 250 && message.contains("(50000 values)"), "{message}");
+        let others = serde_json::json!({ "words": vec!["other"; 50_000] }).to_string();
+        assert!(told(&words(50_000), &others).ends_with(", and 49996 more"));
     }
 
     #[test]

@@ -84,7 +84,11 @@ fn batch_norm_agrees_with_differences_and_stock_operations() {
     let names: Vec<&str> = trainable.iter().filter(|(_, trained)| !trained).map(|(name, _)| &name[..]).collect();
     assert_eq!(names, ["running_mean", "running_var"]);
     let one = tensor(&[1.0, 2.0], (1usize, 2usize)).put_tape(StepTape::<Cpu>::default());
-    assert!(message(norm.forward(one)).contains("found 1 values per channel in training"));
+    let refused = message(norm.forward(one));
+    assert!(
+        refused.contains("found 1 values per channel in training") && refused.contains("`drop_remainder`"),
+        "{refused}"
+    );
     let text = message(norm.forward(tensor(&[0.0; 6], (2usize, 3usize))));
     assert!(text.contains("found 3 channels, expected 2"), "{text}");
     let x = noise(6 * 5 * 30, 1);

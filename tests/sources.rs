@@ -221,9 +221,17 @@ fn csv_errors_say_where_what_and_what_instead() {
     let dir = tempfile::tempdir().unwrap();
     type Make = fn(Csv) -> Csv;
     let (x, y): (Make, Make) = (|csv| csv.column("x", Dtype::I32), |csv| csv.column("y", Dtype::F32));
-    let cases: [(&[u8], Make, &str); 14] = [
+    let cases: [(&[u8], Make, &str); 18] = [
         (b"x,y\n1,2\n\"3\n\",b\n1.5,4\n", x, "line 5: column \"x\": found \"1.5\", expected i32"),
         (b"x,y\n1,2\n3,abc\n", y, "line 3: column \"y\": found \"abc\", expected f32"),
+        (b"x,y\r\n1,2\r\n3,abc\r\n", y, "line 3: column \"y\": found \"abc\", expected f32"),
+        (b"x,y\r\n1,abc", y, "line 2: column \"y\": found \"abc\", expected f32"),
+        (b"\"x\r\n\",y\r\n1,2\r\n3\r\n", y, "line 4: found 1 fields, expected 2"),
+        (
+            b"\xef\xbb\xbfabc\r\n1\r\n",
+            |csv| csv.without_header().column("x", Dtype::U8),
+            "line 1: column \"x\": found \"abc\"",
+        ),
         (b"x,y\n1,\n", y, "found \"\", expected f32 (`missing` sets"),
         (b"x,y\n3000000000,1\n", x, "found \"3000000000\", expected i32"),
         (b"x,y\n,1\n", |csv| csv.column("x", Dtype::I64).missing(f64::NAN), "expected i64, and NaN for missing"),

@@ -157,7 +157,14 @@ impl Csv {
     /// Opens the file and reads its header.
     fn rows(&self, max_bytes: u64) -> Result<Rows> {
         self.check()?;
-        let metered = Metered { reader: input_file::stream(&self.path)?, row: 0, whole: max_bytes, over: None };
+        let metered = Metered {
+            reader: input_file::stream(&self.path)?,
+            row: 0,
+            whole: max_bytes,
+            over: None,
+            crlf: None,
+            last: 0,
+        };
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -243,6 +250,10 @@ struct Metered {
     whole: u64,
     /// The limit that was met.
     over: Option<&'static str>,
+    /// Whether the first line ends in `\r\n`, once it has been read.
+    crlf: Option<bool>,
+    /// The last byte that was read.
+    last: u8,
 }
 
 impl Read for Metered {
@@ -256,6 +267,12 @@ impl Read for Metered {
         let count = self.reader.read(&mut buffer[..most])?;
         self.row = self.row.saturating_sub(count as u64);
         self.whole = self.whole.saturating_sub(count as u64);
+        if self.crlf.is_none() {
+            let read = &buffer[..count];
+            let end = read.iter().position(|&byte| byte == b'\n');
+            self.crlf = end.map(|end| end.checked_sub(1).map_or(self.last, |before| read[before]) == b'\r');
+            self.last = read.last().copied().unwrap_or(self.last);
+        }
         Ok(count)
     }
 }
@@ -314,8 +331,11 @@ impl Rows {
         Ok(true)
     }
 
+    /// The line on which the row begins. After `\r\n` the reader's position is that of the `\n`, which it takes for a part of the
+    /// next row.
     fn line(&self) -> u64 {
-        self.row.position().map_or(0, csv::Position::line)
+        let is_behind = self.reader.get_ref().crlf == Some(true);
+        self.row.position().map_or(0, |position| position.line() + u64::from(is_behind && position.byte() > 0))
     }
 
     fn error(&self, column: &str, message: String) -> Error {

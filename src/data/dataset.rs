@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::data::own_source::{Own, Source};
 use crate::data::prefetch::Prefetch;
+use crate::data::random_map::MapFn;
 use crate::data::shuffle::Shuffle;
 use crate::data::source::{Arrays, FromFn, Records};
 use crate::data::stages::{Batch, Cast, Filter, Map, Repeat, Skip, Take};
@@ -218,10 +219,11 @@ impl Dataset {
         Self::from_stage(crate::data::stages::Batched { input: self.stage })
     }
 
-    /// Turns every record into another one. An error or a panic in `f` reaches the caller with the record's number.
+    /// Turns every record into another one. An error or a panic in `f` reaches the caller with the record's number. What is
+    /// random goes into [`random_map`](Self::random_map): a generator of your own is in no checkpoint.
     #[must_use]
     pub fn map(self, f: impl Fn(Record) -> Result<Record> + Send + Sync + 'static) -> Self {
-        Self::from_stage(Map { input: self.stage, f: Arc::new(f) })
+        Self::from_stage(Map { input: self.stage, f: MapFn::Plain(Arc::new(f)) })
     }
 
     /// The same, but in front of a prefetch stage at the end, so that it runs on its thread.
@@ -284,7 +286,8 @@ impl Dataset {
         }
     }
 
-    /// The first `count` records.
+    /// The first `count` records. Behind a `shuffle` these are others in every pass: to hold data back for validation, take and
+    /// skip before it, or use [`Record::split`].
     #[must_use]
     pub fn take(self, count: u64) -> Self {
         Self::from_stage(Take { input: self.stage, count })

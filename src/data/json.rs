@@ -61,7 +61,8 @@ impl Serialize for Record {
 impl Signature {
     /// A request from JSON, for programs that serve: `{"ids": [[4, 7, 9]], "lengths": [3]}`, values nested as deep as the input
     /// has axes, in the types of this signature. Inputs without the batch axis, as in `{"ids": [4, 7, 9], "lengths": 3}`, are one
-    /// example. Labels and other inputs that `predict` does not read are left out. Answers go out by `serde_json::to_string`.
+    /// example. Labels and other inputs that `predict` does not read are left out. `null` among floating-point numbers is NaN, as
+    /// it goes out: a value that is missing. Answers go out by `serde_json::to_string`.
     ///
     /// ```
     /// use elistimator::data::{Record, Signature};
@@ -112,8 +113,11 @@ fn array(input: &InputSpec, value: &Value) -> Result<Array> {
     }
     let typed = Typed { dims, flat: &flat };
     match input.dtype {
-        Dtype::F32 => typed.array(|value| value.as_f64().map(|x| x as f32).filter(|x| x.is_finite())),
-        Dtype::F64 => typed.array(Value::as_f64),
+        Dtype::F32 => typed.array(|value| match value {
+            Value::Null => Some(f32::NAN),
+            _ => value.as_f64().map(|x| x as f32).filter(|x| x.is_finite()),
+        }),
+        Dtype::F64 => typed.array(|value| if value.is_null() { Some(f64::NAN) } else { value.as_f64() }),
         Dtype::I32 => typed.array(|value| value.as_i64().and_then(|n| i32::try_from(n).ok())),
         Dtype::I64 => typed.array(Value::as_i64),
         Dtype::U8 => typed.array(|value| value.as_u64().and_then(|n| u8::try_from(n).ok())),
@@ -210,6 +214,12 @@ mod tests {
         assert_eq!(serde_json::to_string(&Array::from(3i64)).unwrap(), "3");
         assert_eq!(serde_json::to_string(&Array::new([2, 0], Vec::<f32>::new()).unwrap()).unwrap(), "[[],[]]");
         assert_eq!(serde_json::to_string(&Array::from(vec![f32::NAN])).unwrap(), "[null]");
+        let missing = signature().read_json(r#"{"x": [[1, null]]}"#).unwrap();
+        let [one, nan] = missing.get("x").unwrap().as_slice::<f32>().unwrap() else { panic!("two values") };
+        assert!(*one == 1.0 && nan.is_nan());
+        let double =
+            Signature::of_batch(&Record::new().with("d", vec![0.5f64])).unwrap().read_json(r#"{"d": null}"#).unwrap();
+        assert!(double.get("d").unwrap().as_slice::<f64>().unwrap()[0].is_nan());
     }
 
     #[test]
@@ -224,6 +234,7 @@ mod tests {
             (r#"{"x": [1e300, 2]}"#, r#"input "x": found 1e+300 at place 0, expected numbers in the range of f32"#),
             (r#"{"n": [1, 2.5]}"#, r#"input "n": found 2.5 at place 1, expected whole numbers in the range of i64"#),
             (r#"{"pixel": 256}"#, "found 256 at place 0, expected whole numbers from 0 to 255"),
+            (r#"{"n": null}"#, r#"input "n": found null at place 0, expected whole numbers"#),
             (r#"{"word": null}"#, r#"input "word": found null at place 0, expected strings"#),
             (r#"{"x": [1, 2, 3]}"#, "found f32 of shape [1, 3], expected f32 of shape [batch, 2]"),
             (r#"{"x": 1}"#, "found f32 of shape [], expected f32 of shape [batch, 2]"),

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::data::dataset::{Pass, Stage, Stream};
+use crate::data::random_map::MapFn;
 use crate::data::stages::guard;
 use crate::data::{Dataset, Record};
 use crate::{Error, ErrorKind, Result, unwind};
@@ -14,12 +15,16 @@ use crate::{Error, ErrorKind, Result, unwind};
 /// More threads than any machine has use for: a slip of the hand, not a setting.
 const MOST_THREADS: usize = 1024;
 
-type MapFn = dyn Fn(Record) -> Result<Record> + Send + Sync;
+pub(crate) struct ParallelMap {
+    pub(crate) input: Arc<dyn Stage>,
+    pub(crate) threads: usize,
+    pub(crate) f: MapFn,
+}
 
-struct ParallelMap {
-    input: Arc<dyn Stage>,
-    threads: usize,
-    f: Arc<MapFn>,
+impl ParallelMap {
+    fn name(&self) -> &'static str {
+        self.f.name("parallel_map", "parallel_random_map")
+    }
 }
 
 impl Dataset {
@@ -44,7 +49,7 @@ impl Dataset {
     /// ```
     #[must_use]
     pub fn parallel_map(self, threads: usize, f: impl Fn(Record) -> Result<Record> + Send + Sync + 'static) -> Self {
-        Self::from_stage(ParallelMap { input: self.stage, threads, f: Arc::new(f) })
+        Self::from_stage(ParallelMap { input: self.stage, threads, f: MapFn::Plain(Arc::new(f)) })
     }
 }
 
@@ -57,7 +62,13 @@ struct Input {
 }
 
 /// The work of one thread. A permit is taken before a record, so that there is never more under way than permits.
-fn work(input: &Mutex<Input>, permits: &Receiver<()>, results: &Sender<Numbered>, f: &MapFn) {
+fn work(
+    stage: &str,
+    input: &Mutex<Input>,
+    permits: &Receiver<()>,
+    results: &Sender<Numbered>,
+    f: impl Fn(Record, u64) -> Result<Record>,
+) {
     while permits.recv().is_ok() {
         let (number, record) = {
             let mut input = input.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,14 +81,14 @@ fn work(input: &Mutex<Input>, permits: &Receiver<()>, results: &Sender<Numbered>
                 Ok(None) => return,
                 Ok(Some(record)) => record,
                 Err(panic) => {
-                    let message = format!("parallel_map: element {}: the pipeline panicked: {panic}", input.number);
+                    let message = format!("{stage}: element {}: the pipeline panicked: {panic}", input.number);
                     Err(Error::new(ErrorKind::Data, message))
                 }
             };
             input.number += 1;
             (input.number - 1, record)
         };
-        let result = record.and_then(|record| guard("parallel_map", number, || f(record)));
+        let result = record.and_then(|record| guard(stage, number, || f(record, number)));
         if results.send((number, result)).is_err() {
             return;
         }
@@ -131,7 +142,7 @@ impl Drop for Mapped {
 impl Stage for ParallelMap {
     fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
         if !(1..=MOST_THREADS).contains(&self.threads) {
-            let message = format!("parallel_map: found {} threads, expected 1 to {MOST_THREADS}", self.threads);
+            let message = format!("{}: found {} threads, expected 1 to {MOST_THREADS}", self.name(), self.threads);
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let records = self.input.open(pass, position)?;
@@ -145,11 +156,12 @@ impl Stage for ParallelMap {
         let shared = Arc::clone(&input);
         let permits = Some(permits);
         let mut mapped = Mapped { input: shared, results, early, number: position, permits, threads: Vec::new() };
+        let (stage, f) = (self.name(), self.f.in_pass(pass, self.depth()));
         for _ in 0..self.threads {
-            let (input, taken, sender, f) = (Arc::clone(&input), taken.clone(), sender.clone(), Arc::clone(&self.f));
+            let (input, taken, sender, f) = (Arc::clone(&input), taken.clone(), sender.clone(), f.clone());
             let thread = std::thread::Builder::new()
                 .name("elistimator-map".into())
-                .spawn(move || work(&input, &taken, &sender, f.as_ref()))
+                .spawn(move || work(stage, &input, &taken, &sender, f))
                 .map_err(|error| Error::with_source(ErrorKind::Io, "parallel_map: cannot start a thread", error))?;
             mapped.threads.push(thread);
         }
@@ -160,16 +172,20 @@ impl Stage for ParallelMap {
         self.input.len()
     }
 
+    fn depth(&self) -> u64 {
+        self.input.depth() + self.f.depth()
+    }
+
     fn input(&self) -> Option<&Arc<dyn Stage>> {
         Some(&self.input)
     }
 
     // The number of threads does not change what comes.
     fn describe(&self, out: &mut String) {
-        out.push_str("parallel_map");
+        out.push_str(self.name());
     }
 
     fn label(&self) -> String {
-        format!("parallel_map({} threads)", self.threads)
+        format!("{}({} threads)", self.name(), self.threads)
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::random_map::MapFn;
 use crate::data::{Array, Dtype, Padding, Record};
 use crate::{Error, ErrorKind, Result, unwind};
 
@@ -40,20 +41,24 @@ impl Stage for Batched {
     }
 }
 
-type MapFn = dyn Fn(Record) -> Result<Record> + Send + Sync;
-
 pub(crate) struct Map {
     pub(crate) input: Arc<dyn Stage>,
-    pub(crate) f: Arc<MapFn>,
+    pub(crate) f: MapFn,
+}
+
+impl Map {
+    fn name(&self) -> &'static str {
+        self.f.name("map", "random_map")
+    }
 }
 
 impl Stage for Map {
     fn open(&self, pass: Pass, position: u64) -> Result<Stream> {
-        let f = Arc::clone(&self.f);
+        let (f, stage) = (self.f.in_pass(pass, self.depth()), self.name());
         let numbered = self.input.open(pass, position)?.zip(position..);
         Ok(Stream::new(numbered.map(move |(record, number)| {
             let record = record?;
-            guard("map", number, || f(record))
+            guard(stage, number, || f(record, number))
         })))
     }
 
@@ -61,12 +66,16 @@ impl Stage for Map {
         self.input.len()
     }
 
+    fn depth(&self) -> u64 {
+        self.input.depth() + self.f.depth()
+    }
+
     fn input(&self) -> Option<&Arc<dyn Stage>> {
         Some(&self.input)
     }
 
     fn describe(&self, out: &mut String) {
-        out.push_str("map");
+        out.push_str(self.name());
     }
 }
 

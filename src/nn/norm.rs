@@ -190,7 +190,8 @@ impl<D: Device, C: Dim> BatchNorm<D, C> {
         let count = batch * pixels;
         if count < 2 {
             return Err(ModelError::msg(format!(
-                "batch normalisation: found {count} values per channel in training, expected at least 2"
+                "batch normalisation: found {count} values per channel in training, expected at least 2; \
+                 `drop_remainder` after `batch` leaves out a last batch of one example"
             )));
         }
         let (y, mean, variance) = D::batch_norm(x, &self.weight, &self.bias, self.epsilon, None)?;
