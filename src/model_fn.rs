@@ -66,10 +66,12 @@ pub trait ModelFn<D: Device = Cpu>: Serialize + DeserializeOwned + Send + Sync +
         Ok(batch)
     }
 
-    /// Applies the gradients of one loss; override it to replace the update rule. `scope` is the prefix of the parameters'
-    /// names that this loss updates, all if `None`. The learning rate is the schedule's; groups, clipping and decay are done by
-    /// [`Optimizer::update`], so an update of your own goes without.
-    /// What it has to remember from step to step is a [`statistic`](crate::nn::Parameter::statistic) of the network, which is saved.
+    /// Applies the gradients of one loss. For another update rule give `optimizer` an [`UpdateRule`](crate::optim::UpdateRule),
+    /// which has groups, clipping, decay and saved state like the ones here; override this where the update is not one
+    /// parameter's after another's, or has to stay on the device. `scope` is the prefix of the parameters' names that this loss
+    /// updates, all if `None`. The learning rate is the schedule's; all the rest is done by [`Optimizer::update`], so an override
+    /// goes without. What it has to remember from step to step is a [`statistic`](crate::nn::Parameter::statistic) of the network,
+    /// which is saved.
     ///
     /// ```
     /// use elistimator::nn::{Gradients, PartMut};

@@ -21,7 +21,9 @@ use elistimator::nn::{
     Linear, Lstm, MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut,
     sparse_cross_entropy,
 };
-use elistimator::optim::{Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, RmsProp, Sgd};
+use elistimator::optim::{
+    Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, ParameterUpdate, RmsProp, Sgd, UpdateRule,
+};
 use elistimator::{Device, DeviceSpec, ModelResult};
 
 /// In the process with the double: the log. Elsewhere: runs the test of this name there, and returns `None`.
@@ -378,6 +380,35 @@ fn updates() {
         let is_lamb = counts.contains_key("launch lamb_update");
         assert!(log.is_of_a_gpu() || norms == [if is_lamb { 4 } else { 0 }; 2], "{config:?}: {counts:?}");
     }
+}
+
+/// Adagrad, with a rule of one's own.
+#[derive(Debug)]
+struct OwnAdagrad;
+
+impl UpdateRule for OwnAdagrad {
+    fn state(&self) -> &'static [&'static str] {
+        &["sum_of_squares"]
+    }
+
+    fn update(&self, update: &mut ParameterUpdate<'_>) -> ModelResult<()> {
+        let rate = update.learning_rate() as f32;
+        update.each(|w, g, sum, _| {
+            *sum += g * g;
+            *w -= rate * g / (sum.sqrt() + 1e-10);
+        });
+        Ok(())
+    }
+}
+
+/// On the host and back, between updates by kernels.
+#[test]
+fn updates_by_a_rule_of_ones_own() {
+    let Some(_) = double("updates_by_a_rule_of_ones_own") else { return };
+    let config = OptimizerConfig::own(0.1, OwnAdagrad).group("*bias", Adam::new(0.01));
+    let cpu = updated::<Cpu>(&config, false);
+    assert_same(cpu.clone(), updated::<Cuda>(&config, false));
+    assert_same(cpu, updated::<Cuda>(&config, true));
 }
 
 /// Shows its layer twice.

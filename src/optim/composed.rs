@@ -35,6 +35,13 @@ pub(crate) fn stock<D: Device>(
         Rule::Adagrad(rule) => adagrad(rule, learning_rate, parameter, gradients, moments),
         Rule::Ftrl(rule) => ftrl(rule, learning_rate, parameter, gradients, moments),
         Rule::Lamb(rule) => lamb(step, rule, learning_rate, parameter, gradients, moments),
+        Rule::Own(rule) => {
+            let put = |parameter: &Parameter<D>, moment: &mut Gradients<D>, values: &[f32]| {
+                let device = parameter.identity().device().clone();
+                write(parameter, moment, device.try_tensor_from_vec(values.to_vec(), (values.len(),))?)
+            };
+            rule.on_host(step, learning_rate, parameter, gradients, moments, put)
+        }
         Rule::RmsProp(rule) => rms_prop(rule, learning_rate, parameter, gradients, moments),
         Rule::Sgd(Sgd { momentum, nesterov, weight_decay, .. }) => {
             let momentum = match (*momentum, nesterov) {

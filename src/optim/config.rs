@@ -3,11 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::nn::matches;
+use crate::optim::own::Own;
 use crate::optim::{Adagrad, Ftrl, Lamb};
 use crate::{Error, ErrorKind, Result};
 
 /// Which optimiser, with its settings: what a model function's `optimizer` returns. Made from [`Sgd`], [`Adam`], [`RmsProp`],
-/// [`Adagrad`], [`Ftrl`] or [`Lamb`] by `.into()`; give other settings to a part of the network with [`group`](Self::group).
+/// [`Adagrad`], [`Ftrl`] or [`Lamb`] by `.into()`, or by [`own`](Self::own); give other settings to a part of the network with
+/// [`group`](Self::group).
 ///
 /// Patterns of names are prefixes (`"critic."`), or, where they have a `*`, globs over the whole name (`"*.bias"`).
 ///
@@ -51,6 +53,9 @@ pub enum Rule {
     Ftrl(Ftrl),
     /// LAMB.
     Lamb(Lamb),
+    /// The user's.
+    #[serde(skip)]
+    Own(Own),
 }
 
 /// What a size must be.
@@ -163,6 +168,7 @@ impl Rule {
             Self::Adagrad(adagrad) => adagrad.learning_rate,
             Self::Ftrl(ftrl) => ftrl.learning_rate,
             Self::Lamb(lamb) => lamb.learning_rate,
+            Self::Own(own) => own.learning_rate,
         }
     }
 
@@ -183,13 +189,17 @@ impl Rule {
             Self::Ftrl(Ftrl { initial_accumulator, l1, l2, .. }) => {
                 &[("initial_accumulator", *initial_accumulator), ("l1", *l1), ("l2", *l2)]
             }
+            Self::Own(own) => {
+                own.check(place)?;
+                &[]
+            }
         };
         let rates: &[(&str, f64)] = match self {
             Self::Adam(Adam { betas, .. }) | Self::Lamb(Lamb { betas, .. }) => {
                 &[("the first of betas", betas[0]), ("the second of betas", betas[1])]
             }
             Self::RmsProp(RmsProp { decay, .. }) => &[("decay", *decay)],
-            Self::Sgd(_) | Self::Adagrad(_) | Self::Ftrl(_) => &[],
+            Self::Sgd(_) | Self::Adagrad(_) | Self::Ftrl(_) | Self::Own(_) => &[],
         };
         let refused = |name: &str, value: f64, expected: &str| {
             let message = format!("{name} of {place}: found {value}, expected {expected}");
@@ -216,6 +226,7 @@ impl Rule {
             | Self::RmsProp(RmsProp { weight_decay, .. })
             | Self::Adagrad(Adagrad { weight_decay, .. })
             | Self::Lamb(Lamb { weight_decay, .. }) => *weight_decay = 0.0,
+            Self::Own(own) => own.decays = false,
             Self::Ftrl(_) => {}
         }
         rule
@@ -231,7 +242,14 @@ impl Rule {
             Self::Ftrl(_) => &["sum_of_squares", "linear"],
             Self::RmsProp(RmsProp { momentum, .. }) if *momentum != 0.0 => &["mean_square", "velocity"],
             Self::RmsProp(_) => &["mean_square"],
+            Self::Own(own) => own.rule.state(),
         }
+    }
+}
+
+impl From<Rule> for OptimizerConfig {
+    fn from(rule: Rule) -> Self {
+        Self { rule, groups: Vec::new(), undecayed: Vec::new(), frozen: Vec::new(), clip_value: None, clip_norm: None }
     }
 }
 
@@ -239,14 +257,7 @@ macro_rules! config {
     ($($Name:ident),*) => {$(
         impl From<$Name> for OptimizerConfig {
             fn from(settings: $Name) -> Self {
-                Self {
-                    rule: Rule::$Name(settings),
-                    groups: Vec::new(),
-                    undecayed: Vec::new(),
-                    frozen: Vec::new(),
-                    clip_value: None,
-                    clip_norm: None,
-                }
+                Rule::$Name(settings).into()
             }
         }
     )*};

@@ -71,12 +71,20 @@ impl Update for Cpu {
             *moment = Arc::new(vec![0.0; gradient.len()]);
         }
         let [m, v] = moments;
+        let dims = if matches!(rule, Rule::Own(_)) { parameter.dims().to_vec() } else { Vec::new() };
+        let mut outcome = Ok(());
         if let Some(weights) = parameter.host_mut() {
             let (m, v) = (Arc::make_mut(m), Arc::make_mut(v));
-            fused(step, rule, learning_rate as f32, weights, &mut gradient, m, v);
+            if let Rule::Own(own) = rule {
+                let state = [m.as_mut_slice(), v.as_mut_slice()];
+                outcome = own.update(step, learning_rate, &dims, weights, &mut gradient, state);
+                gradient.fill(0.0);
+            } else {
+                fused(step, rule, learning_rate as f32, weights, &mut gradient, m, v);
+            }
         }
         **gradients.get_or_alloc_mut(&ghost)? = gradient;
-        Ok(())
+        outcome
     }
 
     fn clip_value(parameter: &Parameter<Self>, gradients: &mut Gradients<Self>, limit: f32) -> ModelResult<()> {
@@ -208,6 +216,8 @@ fn fused(step: u64, rule: &Rule, lr: f32, weights: &mut [f32], gradient: &mut [f
             );
         }
         Rule::Lamb(lamb) => fused_lamb(step, lamb, lr, weights, gradient, m, v),
+        // What it does to the elements is its own affair.
+        Rule::Own(_) => {}
     }
 }
 
@@ -270,6 +280,21 @@ fn pass(
     v: &mut [f32],
     f: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync + Copy,
 ) {
+    over::<false>(weights, gradient, m, v, f);
+}
+
+/// The same, where wanted without zeroing the gradient.
+pub(super) fn over<const KEEPS: bool>(
+    weights: &mut [f32],
+    gradient: &mut [f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    f: impl Fn(&mut f32, f32, &mut f32, &mut f32) + Sync + Copy,
+) {
+    #[inline(always)]
+    fn of<const KEEPS: bool>(g: &mut f32) -> f32 {
+        if KEEPS { *g } else { std::mem::take(g) }
+    }
     let arch = pulp::Arch::new();
     let chunks = weights.par_chunks_mut(CHUNK).zip(gradient.par_chunks_mut(CHUNK));
     // The loops are compiled for the widest vectors that this CPU has.
@@ -279,7 +304,7 @@ fn pass(
                 #[inline(always)]
                 || {
                     for (w, g) in weights.iter_mut().zip(gradient) {
-                        f(w, std::mem::take(g), &mut 0.0, &mut 0.0);
+                        f(w, of::<KEEPS>(g), &mut 0.0, &mut 0.0);
                     }
                 },
             );
@@ -289,7 +314,7 @@ fn pass(
                 #[inline(always)]
                 || {
                     for ((w, g), m) in weights.iter_mut().zip(gradient).zip(m) {
-                        f(w, std::mem::take(g), m, &mut 0.0);
+                        f(w, of::<KEEPS>(g), m, &mut 0.0);
                     }
                 },
             );
@@ -300,7 +325,7 @@ fn pass(
                     #[inline(always)]
                     || {
                         for (((w, g), m), v) in weights.iter_mut().zip(gradient).zip(m).zip(v) {
-                            f(w, std::mem::take(g), m, v);
+                            f(w, of::<KEEPS>(g), m, v);
                         }
                     },
                 );
@@ -313,14 +338,35 @@ fn pass(
 mod tests {
     use super::*;
     use crate::device::{Device, DeviceSpec};
-    use crate::optim::OptimizerConfig;
     use crate::optim::composed::stock;
+    use crate::optim::{OptimizerConfig, ParameterUpdate, UpdateRule};
 
-    /// Our pass and dfdx's kernels, from the same start with the same gradients.
+    /// Adam without corrections, in two looks at the gradient.
+    #[derive(Debug)]
+    struct TwoPasses;
+
+    impl UpdateRule for TwoPasses {
+        fn state(&self) -> &'static [&'static str] {
+            &["first", "second"]
+        }
+
+        fn update(&self, update: &mut ParameterUpdate<'_>) -> ModelResult<()> {
+            update.each(|_, g, m, _| *m = 0.9 * *m + 0.1 * g);
+            let rate = update.learning_rate() as f32;
+            update.each(|w, g, m, v| {
+                *v = 0.99 * *v + 0.01 * g * g;
+                *w -= rate * *m / (v.sqrt() + 1e-3);
+            });
+            Ok(())
+        }
+    }
+
+    /// Our pass and dfdx's kernels, from the same start with the same gradients; for a rule of one's own, the numbers where they
+    /// live and copies of them.
     #[test]
     fn the_fused_pass_computes_what_the_stock_kernels_do() {
         let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
-        let rules: [OptimizerConfig; 12] = [
+        let rules: [OptimizerConfig; 13] = [
             Sgd::new(0.1).into(),
             Sgd::new(0.1).momentum(0.9).weight_decay(0.01).into(),
             Sgd::new(0.1).momentum(0.9).nesterov(true).into(),
@@ -333,6 +379,7 @@ mod tests {
             Ftrl::new(0.1).l1(0.5).l2(0.1).into(),
             Lamb::new(0.01).into(),
             Lamb::new(0.01).weight_decay(0.1).into(),
+            OptimizerConfig::own(0.01, TwoPasses),
         ];
         for len in [3, CHUNK + 5] {
             let start: Vec<f32> = (0..len).map(|i| ((i * 37 % 101) as f32) / 50.0 - 1.0).collect();

@@ -54,6 +54,8 @@ fn fused(step: u64, rule: &Rule, learning_rate: f64) -> Option<Fused> {
             corrections: lamb.betas.map(|beta| (1.0 / bias(beta, step)) as f32),
             decay: lamb.weight_decay as f32,
         })),
+        // On the host.
+        Rule::Own(_) => None,
     }
 }
 
@@ -103,7 +105,10 @@ impl Update for Cuda {
         // A parameter that a network shows twice waits already.
         // SAFETY: as above.
         unsafe { pending.launch() }?;
-        stock(step, rule, learning_rate, parameter, gradients, moments)?;
+        match rule {
+            Rule::Own(rule) => rule.on_host(step, learning_rate, parameter, gradients, moments, fill)?,
+            _ => stock(step, rule, learning_rate, parameter, gradients, moments)?,
+        }
         parameter.is_alone_again();
         Ok(())
     }
