@@ -141,7 +141,8 @@ fn other_averages_are_another_run() {
         let mut refused = other().resume_or_start().unwrap();
         let error = refused.setup(Inputs::train(train_data())).map(drop).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Settings);
-        assert!(error.to_string().contains("averages: was {\"decay\":0.9,"), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("averages: ") && said.contains("was ") && said.contains("0.9"), "{error}");
         assert!(error.to_string().contains("Builder::allow(Setting::Averages)"), "{error}");
         drop(refused);
         let mut allowed = other().allow(Setting::Averages).resume_or_start().unwrap();

@@ -193,7 +193,7 @@ fn harmless_when_something_lies_in_place_of_the_index_or_the_lock() {
     for name in ["elistimator_meta", "lock"] {
         let path = dir.path().join("checkpoints").join(name);
         for (kind, put) in in_place_of(&path, &precious) {
-            fs::remove_file(&path).unwrap();
+            remove(&path);
             put();
             assert_eq!(check(dir.path(), &expected), last, "{kind} for {name}");
             let run = dir.path().to_owned();
