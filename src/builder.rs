@@ -319,8 +319,8 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// Saves a checkpoint when a training verb fails for a reason that leaves the weights sound: data, model function (unless it
-    /// fails while parameters are updated), interruption.
+    /// Saves a checkpoint when a training verb fails for a reason that leaves the weights sound: data (a file that
+    /// cannot be read, a column that is missing), model function (unless it fails while parameters are updated), interruption.
     #[must_use]
     pub fn save_on_error(mut self, on: bool) -> Self {
         self.options.save_on_error = on;

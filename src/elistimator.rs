@@ -23,6 +23,7 @@ use crate::progress::{Pass, Progress, loss_text};
 use crate::saving::{AfterSave, Background};
 use crate::settings::Saved;
 use crate::training_log::{TrainingLog, not_finite};
+use crate::unreached::Unreached;
 use crate::{
     Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, heap, interrupt, threads,
     unwind,
@@ -53,6 +54,7 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) gradients: GradientPool<D>,
     pub(crate) training_log: TrainingLog<D>,
     pub(crate) gauges: Gauges,
+    pub(crate) unreached: Unreached,
     pub(crate) logs: Logs,
     pub(crate) progress: Progress,
     /// Away while a save in the background uses it.
@@ -299,6 +301,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 let share = features.batch_size() as f64 / examples.max(1) as f64;
                 total.add(&self.net, share, losses, scalars, &mut self.gradients)?;
             }
+            self.unreached.look(&self.net, &mut total.gradients, |name| self.optimizer.is_frozen(name))?;
             updates = true;
             for (mut gradients, scope) in total.gradients.drain(..) {
                 self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
@@ -320,6 +323,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             && when.takes(number)
         {
             average.update(&self.net).map_err(ModelError::into_error)?;
+        }
+        if let Some(warning) = self.unreached.take_warning() {
+            self.progress.remark(&format!("warning: {warning}"));
+            self.logs.note(number, || format!("warning: {warning}"));
+            log::warn!("{warning}");
         }
         self.gauges.step(examples as u64);
         let gauges = if logged { self.gauges.read(|| self.device.memory_held()) } else { Vec::new() };
@@ -363,8 +371,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// Saves what a failed verb leaves, if that was asked for and the weights are sound; says so if that failed as well.
     fn save_after(&mut self, error: Error) -> Error {
-        use ErrorKind::{Data, Interrupted, Model, OutOfMemory};
-        let is_sound = matches!(error.kind(), Data | Model | Interrupted | OutOfMemory) && !self.is_half_updated;
+        // A closure of the user's in the data or the model may fail with any other kind.
+        use ErrorKind::{Device, Locked, NotDurable, NotFinite};
+        let is_sound = !matches!(error.kind(), Device | Locked | NotDurable | NotFinite) && !self.is_half_updated;
         if !self.options.save_on_error || !is_sound {
             return error;
         }

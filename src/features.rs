@@ -41,9 +41,12 @@ impl<D: Device> Features<D> {
     /// The host array of an input.
     ///
     /// # Errors
-    /// [`ErrorKind::NotFound`] with the names that there are.
+    /// [`ErrorKind::Signature`] with the names that were given, when it is not among them.
     pub fn array(&self, name: &str) -> ModelResult<&Array> {
-        Ok(self.record.get(name)?)
+        self.record.get(name).map_err(|_| {
+            let names: Vec<_> = self.names().collect();
+            Error::new(ErrorKind::Signature, format!("input {name:?} is missing; given are {names:?}")).into()
+        })
     }
 
     /// Whether this input was given: for inputs that are optional.
@@ -71,7 +74,8 @@ impl<D: Device> Features<D> {
     }
 
     /// An input as the ids of an [`Embedding`](crate::nn::Embedding), in the shape that is written, batch first:
-    /// `features.ids::<(usize, usize)>("words")` for padded sentences.
+    /// `features.ids::<(usize, usize)>("words")` for padded sentences, `features.ids::<(usize,)>("city")` for one id per example.
+    /// They carry no tape, and an embedding is trained only with one: `.traced(step.recorder()?)`.
     ///
     /// # Errors
     /// [`ErrorKind::Signature`] when the input is not of integers from 0 on, or has another shape.

@@ -105,7 +105,8 @@ impl ModelDir {
                 return Err(Error::io("read", &checkpoints, error));
             }
             _ => {
-                let message = format!("{} has no directory checkpoints, expected that of a model", dir.display());
+                let hint = meant(dir).map(|meant| format!("; {meant}")).unwrap_or_default();
+                let message = format!("{} has no directory checkpoints, expected that of a model{hint}", dir.display());
                 return Err(Error::new(ErrorKind::NotFound, message));
             }
         }
@@ -254,6 +255,16 @@ impl ModelDir {
         }
         Ok(Pruned { deleted, kept })
     }
+}
+
+/// What somebody means who names a directory of ours that is none of a model.
+fn meant(dir: &Path) -> Option<String> {
+    if dir.join("elistimator_ensemble").is_file() {
+        return Some("it holds an ensemble, and the model directories are those of its members in it".to_owned());
+    }
+    let full = dir.canonicalize().ok()?;
+    let checkpoints = full.ancestors().take(2).find(|above| above.join("elistimator_meta").is_file())?;
+    Some(format!("{} is", checkpoints.parent()?.display()))
 }
 
 fn tensor_info((name, dims, values): (&str, &[usize], &[f32])) -> TensorInfo {

@@ -84,6 +84,7 @@ pub mod summary;
 pub mod text;
 mod threads;
 mod training_log;
+mod unreached;
 mod unwind;
 mod variables;
 

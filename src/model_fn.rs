@@ -33,7 +33,8 @@ pub trait ModelFn<D: Device = Cpu>: Serialize + DeserializeOwned + Send + Sync +
         Schedule::default()
     }
 
-    /// The forward pass of a training step, up to the loss: start the tape on the inputs with `.traced(step.tape()?)`.
+    /// The forward pass of a training step, up to the loss: start the tape on the inputs with `.traced(step.tape()?)`. A
+    /// parameter that no loss has reached after 64 steps, since a tape was lost on the way, is named in a warning (on the CPU).
     ///
     /// # Errors
     /// Whatever stops the step: the estimator adds the step's number, and stays usable.

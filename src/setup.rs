@@ -17,6 +17,7 @@ use crate::nn::{Network, Part, Visitor, variables};
 use crate::optim::{Optimizer, WeightAverage};
 use crate::progress::Progress;
 use crate::saving::Background;
+use crate::unreached::Unreached;
 use crate::{Device, Elistimator, Error, ErrorKind, ModelError, ModelFn, Result, unwind};
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
@@ -72,6 +73,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             signature: Arc::default(),
             training_log: Default::default(),
             gauges: Gauges::new(),
+            unreached: Unreached::default(),
             background: Background::new(progress.clone()),
             progress,
             store: None,

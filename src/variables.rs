@@ -117,7 +117,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// programs' files may hold `F64`, `F16` and `BF16` besides `F32`, which all become `f32`, and tensors of other types, which
     /// stay in the file. PyTorch's linear layers and embeddings have the shapes of ours.
     ///
-    ///
     /// ```no_run
     /// # use elistimator::prelude::*;
     /// # fn go<M: ModelFn>(estimator: &mut Elistimator<M>) -> Result<()> {
@@ -130,8 +129,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] and [`ErrorKind::Corrupt`] when the file cannot be read; what is in it and does not fit is no error but
-    /// in the report.
+    /// [`ErrorKind::Io`] and [`ErrorKind::Corrupt`] when the file cannot be read; [`ErrorKind::InvalidArgument`] for a model
+    /// directory in place of one of its checkpoints; [`ErrorKind::Mismatch`] when nothing that was asked for fits, so that a slip
+    /// in the names does not quietly train from scratch. What else does not fit is in the report.
     pub fn warm_start(
         &mut self,
         path: impl AsRef<Path>,
@@ -174,6 +174,18 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let known = file.into_keys().chain(others.keys().map(String::as_str));
         report.unexpected = known.filter(|name| !taken.contains(*name)).map(str::to_owned).collect();
         report.unexpected.sort();
+        if report.loaded.is_empty() && !(report.missing.is_empty() && report.mismatched.is_empty()) {
+            let first = |names: &[String]| names.iter().take(5).cloned().collect::<Vec<_>>();
+            let message = format!(
+                "{}: nothing is taken over, since no tensor that was asked for fits; missing: {:?}, of another shape or type: {:?}, \
+                 in the file: {:?}",
+                path.display(),
+                first(&report.missing),
+                first(&report.mismatched),
+                first(&report.unexpected),
+            );
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
         let entries = entries.iter().map(|(name, dims, values)| (name.as_str(), *dims, *values));
         variables::write(&mut self.net, entries, &Vec::new()).map_err(ModelError::into_error)?;
         Ok(report)

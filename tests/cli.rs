@@ -190,6 +190,38 @@ fn what_is_no_model_directory_is_an_error_and_stays_as_it_was() {
 }
 
 #[test]
+fn directories_within_a_model_directory_point_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let estimator = trained(dir.path());
+    let own = dir.path().canonicalize().unwrap();
+    let checkpoints = dir.path().join("checkpoints");
+    let (checkpoint, says) = (estimator.checkpoints().unwrap()[0].path.clone(), format!("; {} is", own.display()));
+    fails(&["ls", path(&checkpoints)], 1, &says);
+    fails(&["show", path(&checkpoint)], 1, &says);
+    // Somebody's own directory of that name is none of ours.
+    let other = dir.path().join("runs/checkpoints/mine");
+    fs::create_dir_all(&other).unwrap();
+    fails(&["ls", path(&other)], 1, "expected that of a model\n");
+    let ensemble = dir.path().join("ensemble");
+    elistimator::Ensemble::new(vec![estimator]).unwrap().save(&ensemble).unwrap();
+    fails(&["ls", path(&ensemble)], 1, "holds an ensemble");
+}
+
+#[test]
+fn files_of_other_formats_are_not_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let _estimator = trained(&model);
+    let before = listing(dir.path());
+    for name in ["curves.png", "curves.PDF"] {
+        fails(&["plot", path(&model), "-o", path(&dir.path().join(name))], 1, "SVG");
+    }
+    fails(&["plot", path(&model), "-o", "-"], 1, "SVG");
+    fails(&["export", path(&model), "-o", "-"], 1, "name of a file");
+    assert_eq!(listing(dir.path()), before);
+}
+
+#[test]
 fn wrong_usage_is_code_2() {
     for arguments in [
         &["ls"] as &[&str],

@@ -287,6 +287,16 @@ fn points_with(y: f32) -> Dataset {
     points(100).map(set).batch(5)
 }
 
+/// Batches of 5 out of a hundred points, of which this one cannot be had.
+fn points_until(number: usize, kind: ErrorKind) -> Dataset {
+    let place = points(100).open(0, 0, number as u64).unwrap().next().unwrap().unwrap();
+    let set = move |record: Record| match record.get("x")? == place.get("x")? {
+        true => Err(Error::new(kind, "gone")),
+        false => Ok(record),
+    };
+    points(100).map(set).batch(5)
+}
+
 #[test]
 fn a_loss_that_is_not_finite_is_reported_with_its_step_and_never_the_best() {
     for (y, loss) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "inf")] {
@@ -344,6 +354,18 @@ fn what_a_failed_verb_leaves_is_saved_if_that_was_asked_for() {
                 assert_eq!(Elistimator::<Fragile>::from_disk(dir.path()).unwrap().hashes().unwrap(), expected);
             }
         }
+    }
+}
+
+#[test]
+fn it_is_saved_whatever_the_kind_of_the_datas_error() {
+    for kind in [ErrorKind::Io, ErrorKind::NotFound, ErrorKind::Signature, ErrorKind::Corrupt, ErrorKind::Data] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut estimator = builder(Fragile::default(), dir.path()).save_on_error(true).build().unwrap();
+        estimator.setup(Inputs::train(points_until(15, kind))).unwrap();
+        assert_eq!(estimator.train().unwrap_err().kind(), kind);
+        let steps: Vec<_> = estimator.checkpoints().unwrap().iter().map(|info| info.step).collect();
+        assert_eq!(steps, [3], "{kind:?}");
     }
 }
 

@@ -44,6 +44,8 @@ fn embedding_looks_up_and_trains_all_but_the_padding() {
     assert_eq!(dims(&empty), [2, 0, 3]);
     let text = message(table.forward(Ids::new(vec![1, 5], (2,)).unwrap()));
     assert!(text.contains("found the id 5 at position 1, expected one below the 5 entries"), "{text}");
+    let kind = table.forward(Ids::new(vec![5], (1,)).unwrap()).err().unwrap().kind();
+    assert_eq!(kind, elistimator::ErrorKind::Signature, "a request is to blame, not the model");
     assert!(message(Ids::new(vec![1], (2, 2))).contains("found 1 of them, expected 4"));
     assert!(message(Embedding::builder(5, 3).padding(5).build(&cpu())).contains("found the id 5"));
 }

@@ -76,8 +76,17 @@ fn a_warm_start_reports_what_it_did() {
         assert_eq!(values(&estimator, "hidden.weight"), values(&source, "hidden.weight"));
         assert_eq!(values(&estimator, "out.bias"), bias);
     }
-    let error = started(other.path()).warm_start(dir.path().join("nothing"), |_| None).unwrap_err();
+    let mut estimator = started(other.path());
+    let error = estimator.warm_start(dir.path().join("nothing"), |_| None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Io, "{error}");
+    let error = estimator.warm_start(dir.path(), |name| Some(name.to_owned())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error}");
+    assert!(error.to_string().contains("is a model directory, expected one of the checkpoints in it"), "{error}");
+    // A slip in every name is one; nothing asked for is nothing done.
+    let error = estimator.warm_start(&checkpoint, |name| Some(format!("encoder.{name}"))).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+    assert!(error.to_string().contains("missing: [\"hidden.weight\""), "{error}");
+    assert!(estimator.warm_start(&checkpoint, |_| None).unwrap().loaded.is_empty());
 }
 
 /// A file such as other programs write: weights in several widths, and positions that are no weights.
@@ -111,9 +120,9 @@ fn a_warm_start_reads_what_other_programs_write() {
         assert_eq!(values_of(&estimator), [expected], "{tensor}");
     }
     let take = |name: &str| (name == "out.bias").then(|| "positions".to_owned());
-    let report = estimator.warm_start(&path, take).unwrap();
-    assert_eq!(report.mismatched, ["out.bias: found I64, expected F32, F64, F16 or BF16"]);
-    assert_eq!(report.unexpected, ["brain", "half", "mask", "odd", "wide"]);
+    let error = estimator.warm_start(&path, take).unwrap_err().to_string();
+    assert!(error.contains("[\"out.bias: found I64, expected F32, F64, F16 or BF16\"]"), "{error}");
+    assert!(error.contains("[\"brain\", \"half\", \"mask\", \"odd\", \"wide\"]"), "{error}");
     assert_eq!(values_of(&estimator), [-0.25]);
 }
 

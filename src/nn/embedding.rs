@@ -7,7 +7,7 @@ use dfdx::tensor::Tape;
 use dfdx::tensor_ops::ReshapeTo;
 
 use crate::nn::{Activation, Ids, Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with};
-use crate::{Device, ModelError, ModelResult};
+use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A vector for each entry of a vocabulary: [`Ids`] `(batch, length)` to `(batch, length, size)`, or `(batch)` to `(batch,
 /// size)`. `weight` is `(entries, size)`. The row of the padding index starts as zeros and is never trained. A frozen table
@@ -84,10 +84,13 @@ impl<D: Device, E: Dim> Embedding<D, E> {
 /// Refuses ids that are not in the table, which are undefined behaviour or a crash on some devices.
 pub(crate) fn check_ids(layer: &str, ids: &[usize], entries: usize) -> ModelResult<()> {
     match ids.iter().position(|id| *id >= entries) {
-        Some(at) => Err(ModelError::msg(format!(
-            "{layer}: found the id {} at position {at}, expected one below the {entries} entries of the table",
-            ids[at]
-        ))),
+        Some(at) => {
+            let id = ids[at];
+            let message = format!(
+                "{layer}: found the id {id} at position {at}, expected one below the {entries} entries of the table"
+            );
+            Err(Error::new(ErrorKind::Signature, message).into())
+        }
         None => Ok(()),
     }
 }

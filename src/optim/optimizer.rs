@@ -163,6 +163,11 @@ impl<D: Device> Optimizer<D> {
         Ok(())
     }
 
+    /// Whether the settings keep this parameter out of training.
+    pub(crate) fn is_frozen(&self, name: &str) -> bool {
+        self.config.is_frozen(name)
+    }
+
     /// How many values are remembered for each one of this parameter.
     pub(crate) fn moments_of(&self, name: &str) -> usize {
         if self.config.is_frozen(name) { 0 } else { self.config.rule(self.config.rule_of(name)).moments().len() }

@@ -35,7 +35,8 @@ const COLOURS: [RGBColor; 6] = [
 /// Draws every metric over the steps into an SVG file: a panel for each name, the loss first, a curve for each source
 /// (`train`, `validation`). Values that are not finite are left out. Below are the last confusion matrices, if there are any.
 ///
-/// Fails with [`ErrorKind::NotFound`] if there is nothing to draw, [`ErrorKind::Io`] if the file cannot be written.
+/// Fails with [`ErrorKind::NotFound`] if there is nothing to draw, [`ErrorKind::InvalidArgument`] for a name of another format,
+/// such as `curves.png`, [`ErrorKind::Io`] if the file cannot be written.
 pub fn curves(history: &History, path: impl AsRef<Path>) -> Result<()> {
     let mut panels: BTreeMap<String, Vec<Curve>> = BTreeMap::new();
     for full in history.names() {
@@ -320,7 +321,19 @@ fn shade(share: f64) -> RGBColor {
     RGBColor(red, green, blue)
 }
 
+/// Refuses a name that promises something else than SVG: programs that go by the name would not open the file.
+fn check_name(path: &Path) -> Result<()> {
+    const OTHERS: [&str; 9] = ["png", "jpg", "jpeg", "gif", "webp", "bmp", "tiff", "pdf", "eps"];
+    let extension = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+    if !OTHERS.contains(&extension.as_str()) && path.as_os_str() != "-" {
+        return Ok(());
+    }
+    let message = format!("cannot draw {}: pictures are SVG files, expected a name such as curves.svg", path.display());
+    Err(Error::new(ErrorKind::InvalidArgument, message))
+}
+
 fn save(path: &Path, size: (u32, u32), draw: impl FnOnce(&Area<'_>) -> Drawing) -> Result<()> {
+    check_name(path)?;
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();

@@ -65,6 +65,10 @@ impl Args {
     }
 
     fn beside(&self) -> Result<PathBuf> {
+        if self.output.as_os_str() == "-" {
+            let message = "-: expected the name of a file, since two are written";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
         let beside = self.output.with_extension("json");
         if beside == self.output || self.output.file_name().is_none() {
             let message = format!("{}: expected the name of a file that does not end in .json", self.output.display());

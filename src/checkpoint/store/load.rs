@@ -146,6 +146,10 @@ impl Store {
         }
         // Nobody replaces it: it stays without a state.
         if let Some(error) = missing.filter(|_| before.is_none()) {
+            if self.storage.kind(&path.join("checkpoints")).is_ok() {
+                let message = format!("{} is a model directory, expected one of the checkpoints in it", path.display());
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
             let message = format!("{} is not a whole checkpoint", path.display());
             return Err(Error::with_source(ErrorKind::Corrupt, message, error));
         }
