@@ -37,6 +37,7 @@ pub(crate) mod signature;
 mod source;
 mod split;
 mod stages;
+mod standard_scaler;
 mod text_lines;
 mod zip;
 
@@ -59,4 +60,5 @@ pub use record::Record;
 pub(crate) use record_bytes::{read as record_from_bytes, write as record_to_bytes};
 pub use safetensors::read_safetensors;
 pub use signature::{InputSpec, Signature};
+pub use standard_scaler::StandardScaler;
 pub use text_lines::{Encoding, TextLines};
