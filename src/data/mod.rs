@@ -3,6 +3,7 @@
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod ahead;
 mod array;
+mod axes;
 mod bucket;
 mod cache;
 mod cache_file;
