@@ -63,7 +63,9 @@ fn trained(dir: &std::path::Path, epochs: u32) -> Elistimator<Prices> {
     let builder = Elistimator::builder(Prices { scaler }).model_dir(dir).progress(ProgressMode::Off).seed(1);
     let mut estimator = builder.build().unwrap();
     estimator.setup(Inputs::train(Dataset::from_arrays(table()).unwrap().shuffle(40).batch(8))).unwrap();
-    (0..epochs).for_each(|_| drop(estimator.train().unwrap()));
+    for _ in 0..epochs {
+        estimator.train().unwrap();
+    }
     estimator
 }
 
@@ -81,4 +83,37 @@ fn a_scaler_among_the_hyper_parameters_scales_the_requests_of_a_saved_model_too(
     for (found, expected) in found.iter().zip([115_000f32, 165_000.0]) {
         assert!((found - expected).abs() < 500.0, "{found} for {expected}");
     }
+}
+
+#[test]
+fn one_example_without_the_batch_axis_is_a_batch_of_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let estimator = trained(dir.path(), 1);
+    let batch = estimator.predict(inputs! { "area" => vec![80f32], "rooms" => vec![3i64] }).unwrap();
+    let one = inputs! { "area" => 80f32, "rooms" => 3i64 };
+    assert_eq!(estimator.predict(one.clone()).unwrap(), batch);
+    assert_eq!(estimator.predict(vec![80f32.into(), 3i64.into()]).unwrap(), batch);
+    assert_eq!(estimator.predict_outputs(one, &["price"]).unwrap(), batch);
+    let read = estimator.signature().unwrap().read_json(r#"{"area": 80, "rooms": 3}"#).unwrap();
+    assert_eq!(estimator.predict(read).unwrap(), batch);
+    // Half a batch is none.
+    let error = |request: Record| estimator.predict(request).unwrap_err().to_string();
+    let mixed = error(inputs! { "area" => 80f32, "rooms" => vec![3i64] });
+    assert!(mixed.contains("\"area\": found f32 of shape [], expected f32 of shape [batch]"), "{mixed}");
+    assert!(mixed.contains("leave the batch axis out of all inputs"), "{mixed}");
+    let wrong = error(inputs! { "area" => 80f64, "rooms" => 3i64 });
+    assert!(wrong.contains("\"area\": found f64 of shape [], expected f32") && wrong.contains("cast("), "{wrong}");
+}
+
+#[test]
+fn an_input_that_the_request_lacks_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let estimator = trained(dir.path(), 1);
+    let error = estimator.predict(inputs! { "area" => vec![80f32] }).unwrap_err();
+    assert_eq!(error.kind(), elistimator::ErrorKind::Signature);
+    assert_eq!(
+        error.to_string(),
+        "predict: the request has no input \"rooms\", which the model function's `preprocess` reads: expected i64 of shape \
+         [batch]; the request has [\"area\"]"
+    );
 }

@@ -28,7 +28,7 @@ mod padding;
 mod parallel_map;
 mod prefetch;
 mod random_map;
-mod record;
+pub(crate) mod record;
 mod record_bytes;
 mod safetensors;
 mod sample;
