@@ -192,6 +192,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     }
 
     /// Which metric decides what is best, and its direction; the smallest `loss` unless set. `build` refuses an empty name.
+    /// A name that the validation does not measure is told once, after the first validation that makes it sure.
     #[must_use]
     pub fn monitor(mut self, metric: &str, mode: Mode) -> Self {
         self.options.monitor = Monitor::new(metric, mode);

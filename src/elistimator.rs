@@ -17,6 +17,7 @@ use crate::gradient_pool::GradientPool;
 use crate::logs::{Logs, is_logged};
 use crate::metrics::Metrics;
 use crate::model_fn::{Objective, Step, TrainSpec};
+use crate::monitoring::MonitorCheck;
 use crate::nn::Gradients;
 use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
@@ -63,6 +64,7 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) after_save: Option<AfterSave<M, D>>,
     /// The last validation's metrics and their step: what a save at that step takes along.
     pub(crate) validated: (u64, Metrics),
+    pub(crate) monitor_check: MonitorCheck,
     /// Step and order of the checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of
     /// the same step is of another branch.
     pub(crate) saved: Option<(u64, u64)>,
@@ -141,6 +143,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             interrupt::listen()?;
         }
         (self.feed, self.validation, self.takes_new_data) = (Some(feed), validation, inputs.new_data);
+        self.monitor_check.new_data();
         let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
         self.logs.open(&self.model_dir, self.global_step, restored);
         self.logs.note(self.global_step, || {

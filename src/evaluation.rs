@@ -152,6 +152,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.logs.validation(name, self.global_step, &metrics, &figures);
         }
         self.logs.note(self.global_step, || format!("{}: {metrics}", label.to_lowercase()));
+        self.tell_of_missing_monitor(name, &metrics);
         self.attach(name, &metrics)?;
         Ok(metrics)
     }

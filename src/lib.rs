@@ -70,6 +70,7 @@ mod log_file;
 mod logs;
 pub mod metrics;
 mod model_fn;
+mod monitoring;
 pub mod nn;
 pub mod optim;
 mod parameters;

@@ -1,5 +1,6 @@
 //! The verbs that ask: `predict` and `predict_all`.
 
+use crate::data::record::Absent;
 use crate::data::{Array, Dataset, Record, Stream};
 use crate::elistimator::{device_outcome, model_outcome};
 use crate::inputs::InputFn;
@@ -35,14 +36,18 @@ impl<const N: usize> From<[Array; N]> for Request {
 
 impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// The outputs for one batch that is at hand, by input name (`inputs! { "images" => array }`) or by position. Only the
-    /// inputs that the model function's `predict` reads are needed, so no labels.
+    /// inputs that the model function's `predict` reads are needed, so no labels. One example may come without the batch axis,
+    /// `inputs! { "area" => 80f32, "rooms" => 3i64 }`, when all inputs do; its outputs are those of a batch of one.
     ///
     /// # Errors
     /// [`ErrorKind::Signature`] when names, dtypes or shapes do not fit the signature; [`ErrorKind::WrongOrder`] when nothing
     /// has fixed one yet; [`ErrorKind::NotProvided`] when the model function has no `predict`; and its own.
     pub fn predict(&self, request: impl Into<Request>) -> Result<Record> {
         let batch = self.checked(request.into())?;
-        self.ask(self.preprocessed(batch).map_err(|error| error.at("predict"))?)
+        let given: Vec<String> = batch.names().map(str::to_owned).collect();
+        let batch =
+            self.preprocessed(batch).map_err(|error| self.lacking(error.at("predict"), &given, "preprocess"))?;
+        self.ask(batch).map_err(|error| self.lacking(error, &given, "predict"))
     }
 
     /// [`predict`](Self::predict) with only these outputs.
@@ -78,7 +83,26 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         Ok(spec.map_err(|error| error.at("predict"))?.outputs)
     }
 
-    /// Puts names to positions and checks all against the signature.
+    /// An error of a model function's `method` that a request with only the `given` inputs brought about, in the words of the
+    /// request; any other as it is.
+    fn lacking(&self, error: Error, given: &[String], method: &str) -> Error {
+        let absent = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Absent>());
+        let name = absent.map(|absent| absent.name.as_str()).filter(|name| !given.iter().any(|known| known == name));
+        let signature = self.signature();
+        let Some(expected) = name.zip(signature.as_ref()).and_then(|(name, all)| all.input(name).ok()) else {
+            return error;
+        };
+        let message = format!(
+            "the request has no input {:?}, which the model function's `{method}` reads: expected {} of shape {}; the request \
+             has {given:?}",
+            expected.name,
+            expected.dtype,
+            expected.shape()
+        );
+        Error::new(ErrorKind::Signature, message).at("predict")
+    }
+
+    /// Puts names to positions, makes one example a batch, and checks all against the signature.
     fn checked(&self, request: Request) -> Result<Record> {
         let signature = self.signature().ok_or_else(|| {
             let message =
@@ -96,8 +120,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 names.into_iter().zip(arrays).fold(Record::new(), |record, (name, array)| record.with(name, array))
             }
         };
-        signature.check_batch(&record, &[])?;
-        Ok(record)
+        let batch = signature.batch_of(record);
+        signature.check_batch(&batch, &[])?;
+        Ok(batch)
     }
 }
 

@@ -79,6 +79,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             store: None,
             after_save: None,
             validated: (0, Metrics::new()),
+            monitor_check: Default::default(),
             saved: None,
             last_save: Instant::now(),
             is_half_updated: false,
@@ -123,6 +124,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.model_dir.display()
         );
         self.progress.remark(&text);
+        self.logs.note(self.global_step, || format!("warning: {text}"));
+    }
+
+    /// Says that the monitored metric is not measured, when these metrics of a validation set make it sure.
+    pub(crate) fn tell_of_missing_monitor(&mut self, set: &str, metrics: &Metrics) {
+        let (monitored, sets) = (self.options.monitor.metric(), self.validation.iter().map(|(name, _)| name));
+        let Some(text) = self.monitor_check.missing(monitored, set, metrics, sets) else { return };
+        self.progress.remark(&format!("warning: {text}"));
+        log::warn!("{text}");
         self.logs.note(self.global_step, || format!("warning: {text}"));
     }
 

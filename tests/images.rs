@@ -146,3 +146,19 @@ fn images_that_claim_to_be_huge_are_refused() {
     png[29..33].copy_from_slice(&crc.to_be_bytes());
     assert!(decode("bomb.png", &png).is_err());
 }
+
+#[test]
+fn channels_come_first_where_that_is_asked_for() {
+    let dir = folder();
+    let last = ImageFolder::new(dir.path()).unwrap().size(3, 5);
+    let first = last.clone().channels_first();
+    let images = |images: &ImageFolder| all(&images.clone().dataset(), 1).remove(0).get("image").unwrap().clone();
+    let (found, pixels) = (images(&first), images(&last));
+    assert_eq!((found.dims(), pixels.dims()), (&[3, 3, 5][..], &[3, 5, 3][..]));
+    let (found, pixels) = (found.as_slice::<u8>().unwrap(), pixels.as_slice::<u8>().unwrap());
+    for (place, channel) in (0..15).flat_map(|place| (0..3).map(move |channel| (place, channel))) {
+        assert_eq!(found[15 * channel + place], pixels[3 * place + channel]);
+    }
+    assert_eq!(images(&first.clone().grayscale()).dims(), [1, 3, 5]);
+    assert_ne!(first.dataset().fingerprint(), last.dataset().fingerprint());
+}

@@ -134,7 +134,9 @@ fn predict_goes_by_name_and_by_position_and_checks_both() {
     let unknown = estimator.predict(inputs! { "z" => x() }).unwrap_err();
     assert_eq!(unknown.kind(), ErrorKind::Signature);
     assert!(unknown.to_string().contains("\"x\""), "known names are listed: {unknown}");
-    let rank = estimator.predict(inputs! { "x" => Array::from(vec![0.5f32, 0.25, -0.5]) }).unwrap_err();
+    // One example, without the batch axis.
+    assert_eq!(named, estimator.predict(inputs! { "x" => vec![0.5f32, 0.25, -0.5] }).unwrap());
+    let rank = estimator.predict(inputs! { "x" => vec![0.5f32, 0.25] }).unwrap_err();
     assert!(rank.to_string().contains("batch"), "a hint at the batch dimension: {rank}");
     let dtype = estimator.predict(inputs! { "x" => Array::new([1, 3], vec![1i64; 3]).unwrap() }).unwrap_err();
     assert!(dtype.to_string().contains("f32") && dtype.to_string().contains("i64"), "{dtype}");

@@ -279,6 +279,30 @@ impl Array {
         Ok(Self { dims, values })
     }
 
+    /// The elements from `start` on with so many between neighbours along each axis, which lie within the array.
+    pub(super) fn strided(&self, dims: Vec<usize>, strides: &[isize], start: usize) -> Self {
+        fn copy<T: Clone>(values: &[T], dims: &[usize], strides: &[isize], start: usize, out: &mut Vec<T>) {
+            match (dims, strides) {
+                ([length], [1]) => out.extend_from_slice(&values[start..start + length]),
+                ([length, dims @ ..], [stride, strides @ ..]) => {
+                    let starts = (0..*length).map(|index| start.wrapping_add_signed(stride * index as isize));
+                    starts.for_each(|start| copy(values, dims, strides, start, out));
+                }
+                _ => out.push(values[start].clone()),
+            }
+        }
+        fn gather<T: Element>(values: &[T], dims: &[usize], strides: &[isize], start: usize) -> Values {
+            let count = dims.iter().product();
+            let mut out = Vec::with_capacity(count);
+            if count > 0 {
+                copy(values, dims, strides, start, &mut out);
+            }
+            T::wrap(out)
+        }
+        let values = on_values!(&self.values, buffer => gather(buffer.as_slice(), &dims, strides, start));
+        Self { dims, values }
+    }
+
     /// Arrays of one shape and type as the rows of a new one.
     ///
     /// # Errors

@@ -38,6 +38,7 @@ pub struct ImageFolder {
     checksum: u32,
     size: Option<(usize, usize)>,
     grayscale: bool,
+    channels_first: bool,
     max_bytes: u64,
 }
 
@@ -73,7 +74,15 @@ impl ImageFolder {
             return Err(data(format!("{}: found no directory, expected one for each class", dir.display())));
         }
         let checksum = hasher.finalize();
-        Ok(Self { classes, files: Arc::new(files), checksum, size: None, grayscale: false, max_bytes: 512 << 20 })
+        Ok(Self {
+            classes,
+            files: Arc::new(files),
+            checksum,
+            size: None,
+            grayscale: false,
+            channels_first: false,
+            max_bytes: 512 << 20,
+        })
     }
 
     /// Makes every image so many pixels high and wide, with a triangle filter (bilinear, averaging where it shrinks);
@@ -88,6 +97,13 @@ impl ImageFolder {
     #[must_use]
     pub fn grayscale(mut self) -> Self {
         self.grayscale = true;
+        self
+    }
+
+    /// Images of shape `[channels, height, width]`, as convolutions take them, in place of `[height, width, channels]`.
+    #[must_use]
+    pub fn channels_first(mut self) -> Self {
+        self.channels_first = true;
         self
     }
 
@@ -111,7 +127,8 @@ impl ImageFolder {
         self.files.len()
     }
 
-    /// The images as a recipe: records `{"image": u8 [height, width, channels], "label": i64}`. There are three channels, red,
+    /// The images as a recipe: records `{"image": u8 [height, width, channels], "label": i64}`, or with
+    /// [`channels_first`](Self::channels_first). There are three channels, red,
     /// green and blue, or one; transparency is left out and turned images are not turned back. A position is reached without
     /// reading the images before it. A file that cannot be decoded is an error that names it.
     pub fn dataset(self) -> Dataset {
@@ -146,11 +163,12 @@ impl ImageFolder {
         let reader = reader.with_guessed_format().map_err(|error| input_file::read_error(path, error))?;
         let image = self.resize(reader.decode().map_err(image_error)?)?;
         let (height, width) = (image.height() as usize, image.width() as usize);
-        if self.grayscale {
-            Array::new([height, width, 1], image.into_luma8().into_raw())
+        let image = if self.grayscale {
+            Array::new([height, width, 1], image.into_luma8().into_raw())?
         } else {
-            Array::new([height, width, 3], image.into_rgb8().into_raw())
-        }
+            Array::new([height, width, 3], image.into_rgb8().into_raw())?
+        };
+        if self.channels_first { image.transpose(&[2, 0, 1]) } else { Ok(image) }
     }
 
     fn resize(&self, image: DynamicImage) -> Result<DynamicImage> {
@@ -197,8 +215,9 @@ impl Source for ImageFolder {
     fn describe(&self) -> String {
         let size = self.size.map_or(String::new(), |(height, width)| format!("; {height} by {width}"));
         let grey = if self.grayscale { "; grayscale" } else { "" };
+        let first = if self.channels_first { "; channels first" } else { "" };
         format!(
-            "images({} examples in {} classes crc {:08x}{size}{grey})",
+            "images({} examples in {} classes crc {:08x}{size}{grey}{first})",
             self.files.len(),
             self.classes.len(),
             self.checksum

@@ -3,6 +3,7 @@
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) mod ahead;
 mod array;
+mod axes;
 mod bucket;
 mod cache;
 mod cache_file;
@@ -27,7 +28,7 @@ mod padding;
 mod parallel_map;
 mod prefetch;
 mod random_map;
-mod record;
+pub(crate) mod record;
 mod record_bytes;
 mod safetensors;
 mod sample;
@@ -37,6 +38,7 @@ pub(crate) mod signature;
 mod source;
 mod split;
 mod stages;
+mod standard_scaler;
 mod text_lines;
 mod zip;
 
@@ -59,4 +61,5 @@ pub use record::Record;
 pub(crate) use record_bytes::{read as record_from_bytes, write as record_to_bytes};
 pub use safetensors::read_safetensors;
 pub use signature::{InputSpec, Signature};
+pub use standard_scaler::StandardScaler;
 pub use text_lines::{Encoding, TextLines};

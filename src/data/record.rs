@@ -18,6 +18,21 @@ pub struct Record {
     beside: Beside,
 }
 
+/// The name that a record has not, and those that it has: for who knows better why.
+#[derive(Debug)]
+pub(crate) struct Absent {
+    pub(crate) name: String,
+    known: Vec<String>,
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "known are {:?}", self.known)
+    }
+}
+
+impl std::error::Error for Absent {}
+
 /// What a device knows of a record and nobody else: no part of its value, and nothing once the record is changed.
 #[cfg(feature = "cuda")]
 #[derive(Clone, Default)]
@@ -87,8 +102,9 @@ impl Record {
     /// [`ErrorKind::NotFound`] listing the names that there are.
     pub fn get(&self, name: &str) -> Result<&Array> {
         self.entries.iter().find(|(known, _)| known == name).map(|(_, array)| array).ok_or_else(|| {
-            let known: Vec<_> = self.names().collect();
-            Error::new(ErrorKind::NotFound, format!("no array named {name:?}; known are {known:?}"))
+            let known = self.names().map(str::to_owned).collect();
+            let absent = Absent { name: name.to_owned(), known };
+            Error::with_source(ErrorKind::NotFound, format!("no array named {name:?}"), absent)
         })
     }
 

@@ -18,6 +18,20 @@ pub struct InputSpec {
     pub dims: Vec<Option<usize>>,
 }
 
+impl InputSpec {
+    /// Whether an example can have these dimensions.
+    fn fits(&self, dims: &[usize]) -> bool {
+        dims.len() == self.dims.len()
+            && dims.iter().zip(&self.dims).all(|(&dim, &free)| free.is_none_or(|fixed| fixed == dim))
+    }
+
+    /// The dimensions of a batch, as messages have them.
+    pub(crate) fn shape(&self) -> String {
+        let dims = self.dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string()));
+        format!("[{}]", std::iter::once("batch".to_owned()).chain(dims).collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// The names, types and shapes of a model's inputs, which requests are checked against. The batch axis is free; another axis
 /// becomes free when batches are seen to differ along it, or examples that were padded to one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -116,15 +130,14 @@ impl Signature {
         }
         for (name, array) in batch.iter() {
             let known = self.input(name)?;
-            let fits = |dims: &[usize]| {
-                dims.len() == known.dims.len()
-                    && dims.iter().zip(&known.dims).all(|(&dim, &free)| free.is_none_or(|fixed| fixed == dim))
-            };
-            if array.dtype() != known.dtype || !array.dims().get(1..).is_some_and(fits) {
-                let hint = if array.dtype() == known.dtype && fits(array.dims()) {
+            if array.dtype() != known.dtype || !array.dims().get(1..).is_some_and(|dims| known.fits(dims)) {
+                let hint = if array.dtype() == known.dtype && known.fits(array.dims()) {
                     let mut dims = vec![1];
                     dims.extend_from_slice(array.dims());
-                    format!("; this looks like one example without the batch axis: reshape it to {dims:?}")
+                    format!(
+                        "; this looks like one example without the batch axis: reshape it to {dims:?}, or leave the batch axis \
+                         out of all inputs of a request"
+                    )
                 } else if array.dtype() != known.dtype && array.dtype().casts_to(known.dtype) {
                     format!("; convert it with `cast(Dtype::{:?})`", known.dtype)
                 } else {
@@ -139,11 +152,30 @@ impl Signature {
         Ok(())
     }
 
+    /// A request in which every input lacks exactly the batch axis as a batch of this one example; any other as it is. The
+    /// number of an input's axes is fixed, so that it cannot be both.
+    pub(crate) fn batch_of(&self, request: Record) -> Record {
+        let is_example = |(name, array): (&str, &Array)| {
+            let fits = |known: &InputSpec| known.dtype == array.dtype() && known.fits(array.dims());
+            self.inputs.iter().any(|known| known.name == name && fits(known))
+        };
+        if !request.iter().all(is_example) {
+            return request;
+        }
+        let with_axis = |(name, array): (&str, &Array)| {
+            let dims: Vec<usize> = std::iter::once(1).chain(array.dims().iter().copied()).collect();
+            Ok((name.to_owned(), array.reshape(dims)?))
+        };
+        let arrays: Result<Vec<_>> = request.iter().map(with_axis).collect();
+        let Ok(arrays) = arrays else { return request };
+        arrays.into_iter().fold(Record::new(), |record, (name, array)| record.with(name, array))
+    }
+
     fn check_names(&self, batch: &Record) -> Result<()> {
         batch.names().try_for_each(|name| self.input(name).map(|_| ()))
     }
 
-    pub(super) fn input(&self, name: &str) -> Result<&InputSpec> {
+    pub(crate) fn input(&self, name: &str) -> Result<&InputSpec> {
         self.inputs.iter().find(|input| input.name == name).ok_or_else(|| {
             let (name, known): (String, Vec<_>) = (name.chars().take(60).collect(), self.names().collect());
             Error::new(ErrorKind::Signature, format!("input {name:?} is not in the signature; known are {known:?}"))
@@ -179,14 +211,9 @@ fn differs(known: &InputSpec, array: &Array, hint: &str) -> Error {
         array.dtype(),
         array.dims(),
         known.dtype,
-        shape(known)
+        known.shape()
     );
     Error::new(ErrorKind::Signature, message)
-}
-
-fn shape(input: &InputSpec) -> String {
-    let dims = input.dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string()));
-    format!("[{}]", std::iter::once("batch".to_owned()).chain(dims).collect::<Vec<_>>().join(", "))
 }
 
 impl fmt::Display for Signature {
@@ -194,7 +221,7 @@ impl fmt::Display for Signature {
         let width = self.names().map(str::len).max().unwrap_or(0);
         for (index, input) in self.inputs.iter().enumerate() {
             let end = if index + 1 == self.inputs.len() { "" } else { "\n" };
-            write!(f, "  {:width$}  {:4}  {}{end}", input.name, input.dtype.to_string(), shape(input))?;
+            write!(f, "  {:width$}  {:4}  {}{end}", input.name, input.dtype.to_string(), input.shape())?;
         }
         Ok(())
     }
