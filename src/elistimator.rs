@@ -328,9 +328,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             average.update(&self.net).map_err(ModelError::into_error)?;
         }
         if let Some(warning) = self.unreached.take_warning() {
-            self.progress.remark(&format!("warning: {warning}"));
-            self.logs.note(number, || format!("warning: {warning}"));
-            log::warn!("{warning}");
+            self.warn(&warning);
         }
         self.gauges.step(examples as u64);
         let gauges = if logged { self.gauges.read(|| self.device.memory_held()) } else { Vec::new() };

@@ -93,6 +93,10 @@ impl fmt::Display for Difference {
             (Some(saved @ Value::Object(_)), Some(current @ Value::Object(_))) => {
                 let mut fields = Vec::new();
                 compare(String::new(), &saved, &current, &mut fields);
+                if fields.is_empty() {
+                    // They differ in how they are written, as 0 and -0 do.
+                    return write!(f, "{name}: was {}, is now {}", short(Some(&saved)), short(Some(&current)));
+                }
                 let more = fields.len().saturating_sub(MOST_FIELDS);
                 fields.truncate(MOST_FIELDS);
                 write!(f, "{name}: {}", fields.join(", "))?;
@@ -238,6 +242,7 @@ mod tests {
         assert_eq!(told(r#"{"a":1}"#, r#"{"a":1,"b":"x"}"#), "hyper_parameters: b was not there, is now \"x\"");
         assert_eq!(told(r#"{"a":[1,2]}"#, r#"{"a":[1]}"#), "hyper_parameters: a was [1,2], is now [1]");
         assert_eq!(told("3", "4"), "hyper_parameters: was 3, is now 4");
+        assert!(told(r#"{"a":0.0}"#, r#"{"a":-0.0}"#).contains("is now"));
 
         let words = |count: usize| serde_json::json!({ "words": vec!["wört"; count] }).to_string();
         let message = told(&words(50_000), &words(49_999));

@@ -123,7 +123,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
              another directory",
             self.model_dir.display()
         );
-        self.progress.remark(&text);
+        self.warn(&text);
+    }
+
+    /// Says once on the terminal, in the `log` and among the run's notes what is no error, and looks like one.
+    pub(crate) fn warn(&mut self, text: &dyn std::fmt::Display) {
+        self.progress.remark(&format!("warning: {text}"));
+        log::warn!("{text}");
         self.logs.note(self.global_step, || format!("warning: {text}"));
     }
 
@@ -131,9 +137,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     pub(crate) fn tell_of_missing_monitor(&mut self, set: &str, metrics: &Metrics) {
         let (monitored, sets) = (self.options.monitor.metric(), self.validation.iter().map(|(name, _)| name));
         let Some(text) = self.monitor_check.missing(monitored, set, metrics, sets) else { return };
-        self.progress.remark(&format!("warning: {text}"));
-        log::warn!("{text}");
-        self.logs.note(self.global_step, || format!("warning: {text}"));
+        self.warn(&text);
     }
 
     /// The signature and the variables, as `describe` prints them.

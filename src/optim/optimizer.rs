@@ -335,6 +335,7 @@ impl<D: Device> std::fmt::Debug for Optimizer<D> {
         write!(f, "Optimizer({:?})", self.config)
     }
 }
+
 /// The error of a prefix or pattern that fits no parameter's name.
 fn no_name<D: Device, N: Network<D>>(what: &str, net: &N) -> ModelResult<Error> {
     let mut names = Vec::new();
