@@ -66,6 +66,7 @@ mod heap;
 mod inputs;
 pub mod inspect;
 mod interrupt;
+mod learning_rate;
 mod log_file;
 mod logs;
 pub mod metrics;

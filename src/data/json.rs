@@ -4,7 +4,7 @@ use serde::ser::{Error as _, SerializeMap};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::data::array::Element;
+use crate::data::Element;
 use crate::data::{Array, Dtype, InputSpec, Record, Signature};
 use crate::{Error, ErrorKind, Result};
 

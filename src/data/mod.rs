@@ -12,6 +12,7 @@ mod csv;
 mod csv_column;
 pub(crate) mod dataset;
 mod description;
+mod dtype;
 mod flat_map;
 mod idx;
 #[cfg(feature = "image")]
@@ -42,9 +43,10 @@ mod standard_scaler;
 mod text_lines;
 mod zip;
 
-pub use array::{Array, Dtype, Element};
+pub use array::Array;
 pub use csv::Csv;
 pub use dataset::{Dataset, Stream};
+pub use dtype::{Dtype, Element};
 #[cfg(test)]
 pub(crate) use idx::from_reader as idx_from_reader;
 pub use idx::{parse_idx, read_idx};
