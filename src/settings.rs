@@ -102,7 +102,11 @@ impl fmt::Display for Difference {
                 write!(f, "{name}: {}", fields.join(", "))?;
                 if more > 0 { write!(f, ", and {more} more") } else { Ok(()) }
             }
-            _ => write!(f, "{name}: was {}, is now {}", self.saved, self.current),
+            _ => {
+                let [saved, current] =
+                    [&self.saved, &self.current].map(|text| if text == "null" { "none" } else { text });
+                write!(f, "{name}: was {saved}, is now {current}")
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ fn text(contents: &Contents) -> String {
     }
     let known = ["seed", "hyper_parameters"];
     for (name, value) in contents.settings.iter().filter(|(name, _)| !known.contains(&name.as_str())) {
-        rows.push((name, value.clone()));
+        rows.push((name, if value == "null" { "none".into() } else { value.clone() }));
     }
     if !contents.kept.is_empty() {
         rows.push(("kept", contents.kept.join(", ")));
