@@ -277,7 +277,7 @@ fn precision_recall_and_f_beta_of_several_labels() {
         compare_prf(case, &[precision.values(), recall.values(), f.values()], &what);
     }
     let error = |scores: &[f32], labels: &[usize], threshold, classes| {
-        Recall::from_scores(scores, labels, threshold, classes).unwrap_err().into_error().to_string()
+        Recall::from_scores(scores, labels, threshold, classes).unwrap_err().to_string()
     };
     assert!(error(&[0.5; 4], &[1; 6], 0.5, 2).contains("recall: found 4 scores and 6 labels"));
     assert!(
