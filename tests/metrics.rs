@@ -577,12 +577,12 @@ fn tensors_give_what_slices_do() {
     assert_eq!(TopKAccuracy::of_sequences(&padded, &cut, &lengths, 2).unwrap(), top);
     let accuracy = Accuracy::weighted(&argmax(&padded), &cut, &kept).unwrap();
     assert_eq!(Accuracy::of_sequences(&padded, &cut, &lengths).unwrap(), accuracy);
-    let found = argmax(&padded);
-    let precision = Precision::weighted(&found, &cut, &kept, CLASSES).unwrap();
+    let best = argmax(&padded);
+    let precision = Precision::weighted(&best, &cut, &kept, CLASSES).unwrap();
     assert_eq!(Precision::of_sequences(&padded, &cut, &lengths).unwrap(), precision);
-    let recall = Recall::weighted(&found, &cut, &kept, CLASSES).unwrap();
+    let recall = Recall::weighted(&best, &cut, &kept, CLASSES).unwrap();
     assert_eq!(Recall::of_sequences(&padded, &cut, &lengths).unwrap(), recall);
-    let f = FBeta::weighted(&found, &cut, &kept, CLASSES).unwrap();
+    let f = FBeta::weighted(&best, &cut, &kept, CLASSES).unwrap();
     assert_eq!(FBeta::of_sequences(&padded, &cut, &lengths).unwrap(), f);
     assert!(FBeta::of_sequences(&padded, &cut, &[steps + 1, 1]).is_err());
     let several: Vec<usize> =

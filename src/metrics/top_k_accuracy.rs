@@ -67,7 +67,9 @@ impl TopKAccuracy {
         one_row_each(NAME, scores.len(), classes, labels.len())?;
         if !(1..=classes).contains(&k) {
             // With more than there are everything is a hit: labels of another task, or a swap of the two numbers.
-            return Err(ModelError::msg(format!("{NAME}: found k = {k}, expected 1 to the number of classes, {classes}")));
+            return Err(ModelError::msg(format!(
+                "{NAME}: found k = {k}, expected 1 to the number of classes, {classes}"
+            )));
         }
         let mut hits = Vec::with_capacity(labels.len());
         for (at, ((row, &label), &weight)) in scores.chunks(classes).zip(labels).zip(weights).enumerate() {
