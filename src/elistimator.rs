@@ -134,7 +134,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let mut feed = Feed::new(train, self.options.seed, start);
         // A checkpoint saved at the very end of an epoch has no batch left in it.
         if feed.peek()?.is_none() && start.batch == 0 {
-            let message = "the training data gave no batch, expected at least one".to_owned();
+            let stages = feed.dataset().describe().replace('\n', ", ");
+            let message = format!("the training data gave no batch, expected at least one; it is: {stages}");
             return Err(Error::new(ErrorKind::Data, message));
         }
         if self.options.interrupts {

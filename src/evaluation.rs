@@ -261,8 +261,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         if number == 0 {
             let message = match steps {
-                Some(0) => "evaluation over 0 steps has no metrics: ask for at least 1",
-                _ => "the evaluation data gave no batch, expected at least one",
+                Some(0) => "evaluation over 0 steps has no metrics: ask for at least 1".to_owned(),
+                _ => {
+                    let stages = dataset.describe().replace('\n', ", ");
+                    format!("the evaluation data gave no batch, expected at least one; it is: {stages}")
+                }
             };
             return Err(Error::new(ErrorKind::Data, message));
         }

@@ -22,7 +22,7 @@ pub use crate::{
     with_device,
 };
 
-pub use dfdx::shapes::{Axes2, Axis, Const, Dim, HasShape, Rank0, Shape};
+pub use dfdx::shapes::{Axes2, Axes3, Axis, Const, Dim, HasShape, Rank0, Shape};
 pub use dfdx::tensor::{
     AsArray, NoneTape, OwnedTape, PutTape, SplitTape, Tape, TensorFrom, TensorFromVec, Trace, ZerosTensor,
 };

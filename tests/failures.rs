@@ -389,13 +389,20 @@ fn a_failed_verb_whose_state_cannot_be_saved_says_both() {
 fn data_without_a_batch_is_an_error_also_when_only_a_later_epoch_is_empty() {
     let dir = tempfile::tempdir().unwrap();
     let mut estimator = builder(Fragile::default(), dir.path()).build().unwrap();
-    for empty in [points(0).batch(5), points(9).filter(|_| Ok(false)).batch(5), points(3).batch(5).drop_remainder()] {
+    let reasons = [
+        (points(0).batch(5), "0 examples"),
+        (points(9).filter(|_| Ok(false)).batch(5), "filter"),
+        (points(3).batch(5).drop_remainder(), "3 examples"),
+        (points(9).window(12, 1).batch(5), "window(12, shift 1)"),
+    ];
+    for (empty, reason) in reasons {
         let error = estimator.setup(Inputs::train(&empty)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Data, "{error}");
-        assert!(error.to_string().contains("no batch"), "{error}");
+        assert!(error.to_string().contains("no batch") && error.to_string().contains(reason), "{error}");
         estimator.setup(Inputs::train(train_data()).validation(&empty)).unwrap();
         let error = estimator.validate().unwrap_err();
         assert!(error.kind() == ErrorKind::Data && error.to_string().contains("no batch"), "{error}");
+        assert!(error.to_string().contains(reason), "{error}");
     }
 
     let is_empty = Arc::new(Mutex::new(false));

@@ -23,6 +23,16 @@ struct Reference {
     regression: Regression,
     retrieval: Retrieval,
     entities: BTreeMap<String, Entities>,
+    several: Several,
+}
+
+/// Several labels for one example.
+#[derive(Deserialize)]
+struct Several {
+    scores: Vec<f32>,
+    labels: Vec<usize>,
+    threshold: f32,
+    prf: Vec<Prf>,
 }
 
 /// With weights, and without.
@@ -153,6 +163,36 @@ fn both<M: Metric + Serialize + DeserializeOwned>(
     assert!(expected[0] != expected[1], "{what}: the weights change nothing, so they are not tested");
 }
 
+impl Prf {
+    fn average(&self) -> Average {
+        match self.average.as_deref() {
+            Some("micro") => Average::Micro,
+            Some("macro") => Average::Macro,
+            _ => Average::PerClass,
+        }
+    }
+}
+
+/// Precision, recall and F with their entries against the reference.
+fn compare_prf(case: &Prf, found: &[Vec<(String, f64)>; 3], what: &str) {
+    for (values, expected) in found.iter().zip(case.expected.as_array().unwrap()) {
+        let expected: Vec<(String, f64)> = match expected.as_array() {
+            None => vec![(String::new(), expected.as_f64().unwrap())],
+            Some(list) => {
+                let list: Vec<_> = list.iter().map(|value| value.as_f64().unwrap()).collect();
+                let mean = list.iter().sum::<f64>() / list.len() as f64;
+                let names = case.classes.iter().map(usize::to_string).zip(list.iter().copied());
+                std::iter::once((String::new(), mean)).chain(names).collect()
+            }
+        };
+        assert_eq!(values.len(), expected.len(), "{what}");
+        for (value, expected) in values.iter().zip(&expected) {
+            assert_eq!(value.0, expected.0, "{what}");
+            close(value.1, expected.1, 1e-12, what);
+        }
+    }
+}
+
 fn predicted(probabilities: &[f32]) -> Vec<i64> {
     let best = |row: &[f32]| (0..row.len()).max_by(|a, b| row[*a].total_cmp(&row[*b])).unwrap() as i64;
     probabilities.chunks(CLASSES).map(best).collect()
@@ -199,11 +239,7 @@ fn precision_recall_and_f_beta() {
             format!("{:?} beta {} classes {:?} weighted {}", case.average, case.beta, case.classes, case.weighted);
         let weights = if case.weighted { &w } else { &ones };
         let left_out: Vec<_> = (0..CLASSES).filter(|class| !case.classes.contains(class)).collect();
-        let average = match case.average.as_deref() {
-            Some("micro") => Average::Micro,
-            Some("macro") => Average::Macro,
-            _ => Average::PerClass,
-        };
+        let average = case.average();
         let precision = whole_and_pieces(w.len(), |r| {
             let made = Precision::weighted(&found[r.clone()], &c.labels[r.clone()], &weights[r], CLASSES)?;
             made.average(average).leave_out(&left_out)
@@ -216,25 +252,42 @@ fn precision_recall_and_f_beta() {
             let made = FBeta::weighted(&found[r.clone()], &c.labels[r.clone()], &weights[r], CLASSES)?;
             made.average(average).leave_out(&left_out)?.beta(case.beta)
         });
-        for (values, expected) in
-            [precision.values(), recall.values(), f.values()].iter().zip(case.expected.as_array().unwrap())
-        {
-            let expected: Vec<(String, f64)> = match expected.as_array() {
-                None => vec![(String::new(), expected.as_f64().unwrap())],
-                Some(list) => {
-                    let list: Vec<_> = list.iter().map(|value| value.as_f64().unwrap()).collect();
-                    let mean = list.iter().sum::<f64>() / list.len() as f64;
-                    let names = case.classes.iter().map(usize::to_string).zip(list.iter().copied());
-                    std::iter::once((String::new(), mean)).chain(names).collect()
-                }
-            };
-            assert_eq!(values.len(), expected.len(), "{what}");
-            for (value, expected) in values.iter().zip(&expected) {
-                assert_eq!(value.0, expected.0, "{what}");
-                close(value.1, expected.1, 1e-12, &what);
-            }
-        }
+        compare_prf(case, &[precision.values(), recall.values(), f.values()], &what);
     }
+}
+
+#[test]
+fn precision_recall_and_f_beta_of_several_labels() {
+    let s = reference().several;
+    let (labels, examples) = (3, s.labels.len() / 3);
+    assert!(s.scores.contains(&s.threshold), "a score on the threshold is not tested");
+    for case in &s.prf {
+        let part = |r: &Range<usize>| (&s.scores[rows(r, labels)], &s.labels[rows(r, labels)]);
+        let precision = whole_and_pieces(examples, |r| {
+            Ok(Precision::from_scores(part(&r).0, part(&r).1, s.threshold, labels)?.average(case.average()))
+        });
+        let recall = whole_and_pieces(examples, |r| {
+            Ok(Recall::from_scores(part(&r).0, part(&r).1, s.threshold, labels)?.average(case.average()))
+        });
+        let f = whole_and_pieces(examples, |r| {
+            let made = FBeta::from_scores(part(&r).0, part(&r).1, s.threshold, labels)?;
+            made.average(case.average()).beta(case.beta)
+        });
+        let what = format!("several labels, {:?} beta {}", case.average, case.beta);
+        compare_prf(case, &[precision.values(), recall.values(), f.values()], &what);
+    }
+    let error = |scores: &[f32], labels: &[usize], threshold, classes| {
+        Recall::from_scores(scores, labels, threshold, classes).unwrap_err().to_string()
+    };
+    assert!(error(&[0.5; 4], &[1; 6], 0.5, 2).contains("recall: found 4 scores and 6 labels"));
+    assert!(
+        error(&[0.5; 4], &[1, 0, 2, 0], 0.5, 2).contains("found label 2 for example 1, expected a class from 0 to 1")
+    );
+    assert!(error(&[0.5; 4], &[1; 4], 0.5, 3).contains("expected 3 for each"));
+    assert!(error(&[0.5; 4], &[1; 4], f32::NAN, 2).contains("threshold NaN"));
+    assert!(error(&[], &[], 0.5, 0).contains("found 0 classes"));
+    // A score that is no number is not taken.
+    assert_eq!(Recall::from_scores(&[f32::NAN, 0.9], &[1, 1], 0.5, 1).unwrap().value(), 0.5);
 }
 
 #[test]
@@ -524,6 +577,18 @@ fn tensors_give_what_slices_do() {
     assert_eq!(TopKAccuracy::of_sequences(&padded, &cut, &lengths, 2).unwrap(), top);
     let accuracy = Accuracy::weighted(&argmax(&padded), &cut, &kept).unwrap();
     assert_eq!(Accuracy::of_sequences(&padded, &cut, &lengths).unwrap(), accuracy);
+    let best = argmax(&padded);
+    let precision = Precision::weighted(&best, &cut, &kept, CLASSES).unwrap();
+    assert_eq!(Precision::of_sequences(&padded, &cut, &lengths).unwrap(), precision);
+    let recall = Recall::weighted(&best, &cut, &kept, CLASSES).unwrap();
+    assert_eq!(Recall::of_sequences(&padded, &cut, &lengths).unwrap(), recall);
+    let f = FBeta::weighted(&best, &cut, &kept, CLASSES).unwrap();
+    assert_eq!(FBeta::of_sequences(&padded, &cut, &lengths).unwrap(), f);
+    assert!(FBeta::of_sequences(&padded, &cut, &[steps + 1, 1]).is_err());
+    let several: Vec<usize> =
+        l[..2 * steps].iter().flat_map(|label| (0..CLASSES).map(|c| usize::from(c == *label))).collect();
+    let f = FBeta::from_scores(&scores, &several, 0.3, CLASSES).unwrap();
+    assert_eq!(FBeta::of_labels(&padded, &several, 0.3).unwrap(), f);
     let message = |lengths: &[usize]| Perplexity::of_sequences(&padded, &cut, lengths).unwrap_err().to_string();
     assert!(message(&[steps + 1, 1]).contains("expected at most the padded"), "{}", message(&[steps + 1, 1]));
     assert!(message(&[]).contains("0 sequences") && Perplexity::of(&padded, &cut).is_err());

@@ -225,5 +225,9 @@ fn one_dimensional_layers_are_two_dimensional_ones_of_one_row() {
     assert_eq!(largest[0], x[..9].iter().copied().fold(f32::MIN, f32::max));
     check_finite_differences(&mut GlobalPool1D::Average, &x, three, 5e-3, |l, x| l.forward(x));
     assert!(message(Conv1D::new(&cpu(), 3, 4, 0)).contains("kernel of 1x0"));
+    // Sequences as recurrent layers have them.
+    let turned = message(Conv1D::new(&cpu(), 3, 4, 2).unwrap().forward(tensor(&noise(30, 1), (2, 5, 3))));
+    assert!(turned.contains("found an input of shape [2, 5, 3], expected 3 channels on axis 1"), "{turned}");
+    assert!(turned.contains("the last axis has as many"), "{turned}");
     assert!(message(conv.forward(tensor(&[], (2usize, 3usize, 0usize)))).contains("no size of 0"));
 }

@@ -200,6 +200,9 @@ fn losses_by_value_agree_with_differences_and_by_hand() {
                 }
             })
             .collect();
+        let per_value = |_: &(), x: Traced<(usize, usize, usize)>| loss.per_value(x, tensor(&y, (3, 2, 2)));
+        check_finite_differences(&mut (), &x, (3, 2, 2), 2e-3, per_value);
+        assert_close("per value", &run(&(), &x, (3, 2, 2), per_value).y, &by_hand, 1e-5);
         let by_hand: Vec<f32> = by_hand.chunks(4).map(|row| row.iter().sum::<f32>() / 4.0).collect();
         assert_close("per example", &found, &by_hand, 1e-5);
         let weights = [1.0, 0.0, 3.0];

@@ -569,3 +569,80 @@ fn prefetch_makes_no_room_without_bound() {
     assert!(error.to_string().starts_with("prefetch: found 18446744073709551615 records ahead"), "{error}");
     assert_eq!(flat(&all(&numbers(0..4).prefetch(1 << 20), 7, 0, 0)), [0, 1, 2, 3]);
 }
+
+#[test]
+fn windows_are_the_stretches_of_a_series() {
+    let series: Vec<i64> = (0..23).map(|n| n * n % 17).collect();
+    let arrays = Dataset::from_arrays(Record::new().with("n", series.clone())).unwrap();
+    let records = Dataset::from_records(series.iter().map(|&n| Record::new().with("n", n)).collect());
+    let own = series.clone();
+    let stream = Dataset::from_fn(move || Ok(own.clone().into_iter().map(|n| Ok(Record::new().with("n", n)))));
+    for (size, shift) in [(1, 1), (5, 1), (5, 2), (4, 4), (3, 7), (23, 1), (24, 1), (2, 22), (2, 100)] {
+        let expected: Vec<Vec<i64>> = series.windows(size).step_by(shift).map(<[i64]>::to_vec).collect();
+        for source in [&arrays, &records, &stream] {
+            let data = source.clone().window(size, shift);
+            assert!(data.len().is_none_or(|len| len == expected.len() as u64), "{:?} of {data}", data.len());
+            let found: Vec<Vec<i64>> = all(&data, 0, 0, 0).iter().map(|window| flat(&[window.clone()])).collect();
+            assert_eq!(found, expected, "{data}");
+            keeps_the_promises(&data);
+            keeps_the_promises(&data.shuffle(4).batch(3));
+        }
+    }
+}
+
+#[test]
+fn windows_stay_within_their_part_of_a_series() {
+    let series = || numbers(0..20);
+    let (train, test) = (series().take(12).window(5, 1), series().skip(12).window(5, 1));
+    assert!(all(&train, 0, 0, 0).iter().flat_map(|window| flat(&[window.clone()])).all(|n| n < 12));
+    assert!(all(&test, 0, 0, 0).iter().flat_map(|window| flat(&[window.clone()])).all(|n| n >= 12));
+    assert_eq!((train.len(), test.len()), (Some(8), Some(4)));
+    keeps_the_promises(&train.clone().concatenate(test.clone()));
+    keeps_the_promises(&train.clone().repeat(2));
+    // Rows that do not follow each other are windows of what comes, in that order.
+    let every_third = series().shard(3, 1).window(2, 2);
+    assert_eq!(flat(&all(&every_third, 0, 0, 0)), [1, 4, 7, 10, 13, 16]);
+    keeps_the_promises(&every_third);
+    keeps_the_promises(&series().shuffle(20).window(3, 2));
+    let endless = series().repeat_forever().window(3, 3).take(14);
+    assert_eq!(flat(&all(&endless, 0, 0, 13)), [19, 0, 1]);
+}
+
+#[test]
+fn windows_of_matrices_and_of_several_columns() {
+    let x: Vec<f32> = (0..12).map(|n| n as f32).collect();
+    let table = Record::new().with("x", Array::new([6, 2], x).unwrap()).with("n", vec![0i64, 1, 2, 3, 4, 5]);
+    let windows = Dataset::from_arrays(table.clone()).unwrap().window(3, 2);
+    let batch = &all(&windows.batch(8), 0, 0, 0)[0];
+    assert_eq!((batch.get("x").unwrap().dims(), batch.get("n").unwrap().dims()), (&[2, 3, 2][..], &[2, 3][..]));
+    assert_eq!(batch.get("x").unwrap().as_slice::<f32>().unwrap()[6..], [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+    // The same by the way of records.
+    let streamed = Dataset::from_arrays(table).unwrap().map(Ok).window(3, 2).batch(8);
+    assert_eq!(&all(&streamed, 0, 0, 0)[0], batch);
+}
+
+#[test]
+fn a_window_that_cannot_be_had_says_so() {
+    let error = |data: Dataset| data.open(0, 0, 0).err().unwrap();
+    assert_eq!(error(numbers(0..9).window(0, 1)).kind(), ErrorKind::InvalidArgument);
+    let message = error(numbers(0..9).window(3, 0)).to_string();
+    assert!(message.contains("window: found the size 3 and the shift 0"), "{message}");
+    let message = error(numbers(0..9).batch(3).window(2, 1)).to_string();
+    assert!(message.contains("make windows before `batch`"), "{message}");
+    // No window reaches over a record that could not be read.
+    let gap = numbers(0..9).map(|record| match value(&record) {
+        4 => Err(Error::new(ErrorKind::Data, "unreadable")),
+        _ => Ok(record),
+    });
+    let found: Vec<_> = gap.window(2, 1).open(0, 0, 0).unwrap().map(|window| window.map(|w| flat(&[w])).ok()).collect();
+    let expected: [Option<Vec<i64>>; 7] = [
+        Some(vec![0, 1]),
+        Some(vec![1, 2]),
+        Some(vec![2, 3]),
+        None,
+        Some(vec![5, 6]),
+        Some(vec![6, 7]),
+        Some(vec![7, 8]),
+    ];
+    assert_eq!(found, expected);
+}

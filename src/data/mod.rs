@@ -41,6 +41,7 @@ mod split;
 mod stages;
 mod standard_scaler;
 mod text_lines;
+mod window;
 mod zip;
 
 pub use array::Array;

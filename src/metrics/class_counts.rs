@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::ConfusionMatrix;
-use crate::metrics::examples::{MAX_CLASSES, as_many_of_each, can_be_summed, class_count, class_index};
+use crate::metrics::examples::{
+    MAX_CLASSES, as_many_of_each, can_be_summed, class_count, class_index, is_positive, one_row_each,
+};
 use crate::{ModelError, ModelResult};
 
 /// How the numbers of the classes become one.
@@ -65,6 +67,32 @@ impl ClassCounts {
                     counts.correct[class] += weight;
                 }
             }
+        }
+        Ok(counts)
+    }
+
+    /// Of examples that may belong to several classes, or to none: rows of `classes` scores, and of a 0 or 1 for each.
+    pub fn of_labels(
+        metric: &str,
+        scores: &[f32],
+        labels: &[usize],
+        threshold: f32,
+        classes: usize,
+    ) -> ModelResult<Self> {
+        as_many_of_each(metric, &[("scores", scores.len()), ("labels", labels.len())])?;
+        class_count(metric, classes, MAX_CLASSES)?;
+        one_row_each(metric, scores.len(), classes, scores.len() / classes)?;
+        if threshold.is_nan() {
+            return Err(ModelError::msg(format!("{metric}: found the threshold NaN, expected a number")));
+        }
+        let zeros = || vec![0.0; classes];
+        let mut counts = Self { correct: zeros(), predicted: zeros(), labelled: zeros(), ..Self::default() };
+        for (at, (&score, &label)) in scores.iter().zip(labels).enumerate() {
+            let (class, taken) = (at % classes, score >= threshold); // NaN is not taken
+            let is_positive = is_positive(metric, label, at / classes)?;
+            counts.predicted[class] += f64::from(u8::from(taken));
+            counts.labelled[class] += f64::from(u8::from(is_positive));
+            counts.correct[class] += f64::from(u8::from(taken && is_positive));
         }
         Ok(counts)
     }
@@ -177,7 +205,8 @@ macro_rules! class_metric {
 
         impl $name {
             /// From logits or probabilities `(batch, classes)` and a label per example, or `(batch, length, classes)` and one
-            /// per step.
+            /// per step. Where padding is among the steps, take [`of_sequences`](Self::of_sequences); where an example may
+            /// have several labels, [`of_labels`](Self::of_labels).
             ///
             /// # Errors
             /// Those of [`from_classes`](Self::from_classes).
@@ -187,6 +216,51 @@ macro_rules! class_metric {
             ) -> $crate::ModelResult<Self> {
                 let classes = $crate::metrics::accuracy::last_axis(logits);
                 Self::from_classes(&$crate::metrics::argmax(logits), labels, classes)
+            }
+
+            /// From logits or probabilities `(batch, length, classes)` of padded sequences and a label per step: what comes
+            /// after a sequence's end does not count.
+            ///
+            /// # Errors
+            /// Those of [`from_classes`](Self::from_classes), and when a length is longer than the padded one.
+            pub fn of_sequences<S: dfdx::shapes::Shape, D: $crate::Device, T>(
+                logits: &$crate::nn::Tensor<S, D, T>,
+                labels: &[usize],
+                lengths: &[usize],
+            ) -> $crate::ModelResult<Self> {
+                let classes = $crate::metrics::accuracy::last_axis(logits);
+                let weights = $crate::metrics::examples::step_weights($metric, labels.len(), lengths)?;
+                Self::weighted(&$crate::metrics::argmax(logits), labels, &weights, classes)
+            }
+
+            /// Of examples with several labels each, or none: scores `(batch, classes)`, of which those of at least
+            /// `threshold` say that the class is there, and a 0 or 1 for each of them. The threshold is 0 for logits of a
+            /// sigmoid and 0.5 for probabilities, or the one that [`PrCurve`](crate::metrics::PrCurve) shows to be best.
+            ///
+            /// # Errors
+            /// When there is no label for each score, a label is neither 0 nor 1, or there are no or more than 2^20 classes.
+            #[doc(alias("multilabel", "multi_label"))]
+            pub fn of_labels<S: dfdx::shapes::Shape, D: $crate::Device, T>(
+                scores: &$crate::nn::Tensor<S, D, T>,
+                labels: &[usize],
+                threshold: f32,
+            ) -> $crate::ModelResult<Self> {
+                let classes = $crate::metrics::accuracy::last_axis(scores);
+                Self::from_scores(&$crate::nn::read(scores), labels, threshold, classes)
+            }
+
+            /// [`of_labels`](Self::of_labels) from rows of scores on the host, `classes` to a row.
+            ///
+            /// # Errors
+            /// Those of [`of_labels`](Self::of_labels), and when the last row is not whole.
+            pub fn from_scores(
+                scores: &[f32],
+                labels: &[usize],
+                threshold: f32,
+                classes: usize,
+            ) -> $crate::ModelResult<Self> {
+                $crate::metrics::class_counts::ClassCounts::of_labels($metric, scores, labels, threshold, classes)
+                    .map(Self::from_counts)
             }
 
             /// From predicted classes and labels, each one of `classes`.

@@ -52,7 +52,7 @@ impl TopKAccuracy {
     /// From scores `(examples, classes)`, row by row, and a label per example.
     ///
     /// # Errors
-    /// When the numbers do not fit, a label is no class, or `k` is 0.
+    /// When the numbers do not fit, a label is no class, or `k` is 0 or more than there are classes.
     pub fn from_scores(scores: &[f32], labels: &[usize], classes: usize, k: usize) -> ModelResult<Self> {
         Self::weighted(scores, labels, &vec![1.0; labels.len()], classes, k)
     }
@@ -65,8 +65,11 @@ impl TopKAccuracy {
         as_many_of_each(NAME, &[("labels", labels.len()), ("weights", weights.len())])?;
         can_be_summed(NAME, weights)?;
         one_row_each(NAME, scores.len(), classes, labels.len())?;
-        if k == 0 {
-            return Err(ModelError::msg(format!("{NAME}: found k = 0, expected at least 1")));
+        if !(1..=classes).contains(&k) {
+            // With more than there are everything is a hit: labels of another task, or a swap of the two numbers.
+            return Err(ModelError::msg(format!(
+                "{NAME}: found k = {k}, expected 1 to the number of classes, {classes}"
+            )));
         }
         let mut hits = Vec::with_capacity(labels.len());
         for (at, ((row, &label), &weight)) in scores.chunks(classes).zip(labels).zip(weights).enumerate() {
@@ -108,6 +111,8 @@ mod tests {
         );
         assert_eq!((hit(&[f32::NAN, 1.0], 0, 2), hit(&[f32::NAN, 1.0], 1, 1)), (0.0, 1.0));
         assert!(TopKAccuracy::from_scores(&[1.0, 2.0], &[0], 2, 0).is_err());
+        let error = TopKAccuracy::from_scores(&[1.0, 2.0], &[0], 2, 5).unwrap_err().into_error().to_string();
+        assert!(error.contains("found k = 5, expected 1 to the number of classes, 2"), "{error}");
         assert!(TopKAccuracy::from_scores(&[1.0, 2.0], &[2], 2, 1).is_err());
         assert!(TopKAccuracy::from_scores(&[1.0, 2.0, 3.0], &[0], 2, 1).is_err());
     }

@@ -18,6 +18,9 @@ use crate::{Device, ModelResult};
 /// `(out_channels, channels / groups, 1, kernel)`. The length may differ from batch to batch. Of an explicit padding, left
 /// and right count.
 ///
+/// Recurrent layers, attention and embeddings have `(batch, length, features)` instead: what comes from them or from data in that
+/// order, and goes to them, is turned by `x.try_permute::<_, Axes3<0, 2, 1>>()?`.
+///
 /// ```
 /// use elistimator::nn::{Conv1D, Padding};
 /// use elistimator::{Device, DeviceSpec, device::Cpu};

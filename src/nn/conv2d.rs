@@ -201,8 +201,14 @@ pub(crate) fn convolution_parameters<D: Device>(
 
 pub(crate) fn check_channels(layer: &str, found: &[usize], expected: usize) -> ModelResult<()> {
     if found.contains(&0) || found[1] != expected {
+        // Images as files have them, sequences as recurrent layers do.
+        let hint = if found[1] != expected && found.last() == Some(&expected) {
+            "; the last axis has as many: put it behind the batch with `try_permute`"
+        } else {
+            ""
+        };
         return Err(ModelError::msg(format!(
-            "{layer}: found an input of shape {found:?}, expected {expected} channels and no size of 0"
+            "{layer}: found an input of shape {found:?}, expected {expected} channels on axis 1 and no size of 0{hint}"
         )));
     }
     Ok(())

@@ -392,6 +392,36 @@ impl Loss {
         Ok(self.rows(predictions, targets)?.try_mean::<(usize,), Axis<1>>()?)
     }
 
+    /// The loss of every value, in the shape of the predictions: to be weighted by value, by label or by step before its mean is
+    /// taken.
+    ///
+    /// ```
+    /// # use elistimator::{DeviceSpec, prelude::*};
+    /// # fn main() -> ModelResult<()> {
+    /// # let device = Cpu::open(DeviceSpec::Cpu, 7)?;
+    /// # let logits = device.tensor_from_vec(vec![0.5, -1.0, 2.0, 0.0], (2usize, 2usize));
+    /// # let targets = device.tensor_from_vec(vec![1.0, 0.0, 1.0, 1.0], (2usize, 2usize));
+    /// // Positives of the second of two labels are rare and count 9 times: PyTorch's `pos_weight`.
+    /// let extra = device.tensor_from_vec(vec![0.0, 8.0], (2,)).try_broadcast_like::<_, Axis<0>>(targets.shape())?;
+    /// let weights = targets.clone().try_mul(extra)?.try_add(1.0)?;
+    /// let losses = Loss::BinaryCrossEntropy { positive_weight: 1.0 }.per_value(logits, targets)?;
+    /// let loss = losses.try_mul(weights)?.try_mean::<(), _>()?;
+    /// # drop(loss);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`mean`](Self::mean).
+    pub fn per_value<S: Shape, D: Device, T: Tape<f32, D>>(
+        self,
+        predictions: Tensor<S, D, T>,
+        targets: Tensor<S, D>,
+    ) -> ModelResult<Tensor<S, D, T>> {
+        let shape = *predictions.shape();
+        Ok(self.rows(predictions, targets)?.try_reshape_like(&shape)?)
+    }
+
     /// The loss of every value: `(examples, values)`.
     fn rows<S: Shape, D: Device, T: Tape<f32, D>>(
         self,

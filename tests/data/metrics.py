@@ -148,4 +148,29 @@ out["entities"] = {
     "iob": entities(["O", "O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-a-b", "I-a-b"]),
     "io": entities(["O", "I-PER", "I-LOC"]),
 }
+
+# Several labels for one example: one common, one rare, and scores that often agree with them.
+M = 3
+several = (rng.random((N, M)) < [0.6, 0.3, 0.1]).astype(int)
+scores = f32(np.clip(0.4 * several + 0.6 * rng.random((N, M)), 0, 1)).round(2).astype(np.float32)
+THRESHOLD = 0.5
+
+
+def of_labels(average, beta):
+    numbers = m.precision_recall_fscore_support(
+        several, scores >= THRESHOLD, beta=beta, average=average, zero_division=0
+    )[:3]
+    return [np.asarray(x).tolist() for x in numbers]
+
+
+out["several"] = {
+    "scores": scores.astype(np.float64).ravel().tolist(),
+    "labels": several.ravel().tolist(),
+    "threshold": THRESHOLD,
+    "prf": [
+        {"average": average, "beta": beta, "classes": [0, 1, 2], "expected": of_labels(average, beta), "weighted": False}
+        for average in ("micro", "macro", None)
+        for beta in (1.0, 2.0)
+    ],
+}
 print(json.dumps(out))
