@@ -8,7 +8,7 @@ use dfdx::tensor_ops::Backward;
 
 use crate::accumulation::{Accumulation, named_norms};
 use crate::builder::{Averaging, Builder, Every, NotFinite, Options};
-use crate::checkpoint::Store;
+use crate::checkpoint::{Mark, Store};
 use crate::data::{Dataset, Record, Signature};
 use crate::device::Cpu;
 use crate::feed::{Feed, Position};
@@ -65,9 +65,11 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     /// The last validation's metrics and their step: what a save at that step takes along.
     pub(crate) validated: (u64, Metrics),
     pub(crate) monitor_check: MonitorCheck,
-    /// Step and order of the checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of
-    /// the same step is of another branch.
-    pub(crate) saved: Option<(u64, u64)>,
+    /// The checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of the same step is of
+    /// another branch, or another run's.
+    pub(crate) saved: Option<Mark>,
+    /// Whether variables were overwritten since then, so that metrics are not that checkpoint's.
+    pub(crate) are_weights_set: bool,
     pub(crate) last_save: Instant,
     /// Whether the last step failed among its updates, so that the weights are of no step.
     pub(crate) is_half_updated: bool,
@@ -123,6 +125,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (retention, monitor) = (self.options.retention.clone(), self.options.monitor.clone());
         let (resumed, has_saved) = (self.origin.is_some(), self.saved.is_some());
         let store = self.writer()?;
+        store.check_place()?;
         let is_beside_another = !resumed && !has_saved && store.has_any();
         if resumed {
             // What a run that was killed after its last save had no time to delete.
@@ -131,8 +134,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let bytes = self.checkpoint_bytes();
         self.writer()?.check_room(bytes)?;
         let start = self.position();
-        let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
-        let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
+        // Once there is data, a place in it is what counts, wherever the run came from.
+        let is_other_data = self.feed.as_ref().map_or(is_new_data, |feed| {
+            let (now, next) = (feed.dataset(), &train);
+            (now.fingerprint(), now.batch_size()) != (next.fingerprint(), next.batch_size())
+        });
+        let start = if is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
         let mut feed = Feed::new(train, self.options.seed, start);
         // A checkpoint saved at the very end of an epoch has no batch left in it.
         if feed.peek()?.is_none() && start.batch == 0 {
@@ -378,10 +385,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         if !self.options.save_on_error || !is_sound {
             return error;
         }
-        match self.save_ckpt() {
-            Ok(_) => error,
-            Err(second) => error.at(format_args!("what this leaves is not saved ({second})")),
-        }
+        self.save_failed(error)
     }
 
     /// Where the run is in its data.
