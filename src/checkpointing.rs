@@ -380,7 +380,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
         variables::write(&mut self.net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
         self.optimizer = optimizer;
-        self.global_step = step;
+        (self.global_step, self.is_half_updated) = (step, false);
         // A place within an epoch means nothing in other data.
         let batch = if found.iter().any(Difference::is_other_data) { 0 } else { state.position };
         self.start = Position { epoch: state.epoch, batch };

@@ -224,7 +224,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         self.gauges.restart();
-        self.is_half_updated = false;
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.set_message(loss_text(self.training_log.last_loss()));
@@ -324,11 +323,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
             // Nothing of this step is left for the next one.
             drop((self.optimizer.take_spent(&Gradients::leaky()), self.optimizer.take_gradient_norms()));
-            self.is_half_updated = updates;
+            self.is_half_updated |= updates;
             let place = if updates { ", while parameters were updated" } else { "" };
             error.at(format_args!("step {number}{place}"))
         })?;
-        self.global_step = number;
+        (self.global_step, self.is_half_updated) = (number, false);
         if let Some((average, when)) = &mut self.average
             && when.takes(number)
         {

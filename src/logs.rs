@@ -115,7 +115,9 @@ impl Logs {
         if !steps.is_empty() && !self.is_cut {
             match every {
                 0 if !self.dir.as_ref().is_some_and(|dir| HistoryWriter::exists(dir)) => self.is_cut = true,
-                _ => drop(self.history(true)),
+                _ => {
+                    self.history(true);
+                }
             }
         }
         for step in steps.iter().filter(|step| is_logged(step.step, every)) {

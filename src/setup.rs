@@ -35,7 +35,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             D::bound_memory(options.device, fraction)?;
         }
-        check_comes_back(&*model)?;
+        // Reading them may be the user's own code as well.
+        model_outcome(unwind::catch(|| Ok(check_comes_back(&*model)?))).map_err(|error| error.at("build"))?;
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;

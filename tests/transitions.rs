@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::{Line, in_dir, points, train_data};
+use elistimator::data::Random;
+use elistimator::optim::ReduceOnPlateau;
 use elistimator::prelude::*;
 use elistimator::summary::History;
 
@@ -269,5 +271,108 @@ fn validations_before_the_first_logged_step_stay_in_the_history() {
         assert_eq!(validated(dir.path()), [20, 40, 60, 80], "every {every}");
         estimator.restore_latest().unwrap().train_steps(10).unwrap().validate().unwrap();
         assert_eq!(validated(dir.path()), [20, 30], "every {every}");
+    }
+}
+
+const STEPS: u64 = 9;
+
+/// 25 batches, of which three make a step, through every kind of stage whose place has to be found again.
+fn tangled() -> Dataset {
+    let noisy = |record: Record, random: &mut Random| {
+        let x = record.get("x")?.as_slice::<f32>()?.iter().map(|x| x + 0.1 * random.normal()).collect::<Vec<_>>();
+        let dims = record.get("x")?.dims().to_vec();
+        Ok(record.with("x", Array::new(dims, x)?))
+    };
+    Dataset::interleave([points(60).shuffle(20), points(37)], 4)
+        .random_map(noisy)
+        .filter(|_| Ok(true))
+        .parallel_map(2, Ok)
+        .shuffle(30)
+        .batch(4)
+        .prefetch(2)
+}
+
+/// A program with everything that has a state, killed after some steps if a number is given; whether it came to its end.
+fn session(dir: &Path, background: bool, killed_after: Option<u64>) -> bool {
+    let builder = in_dir(dir).ema_every(0.9, 2).accumulate(3).save_every(Every::Steps(4)).max_to_keep(2);
+    let mut estimator = builder.background_saving(background).resume_or_start().unwrap();
+    let plateau = || ReduceOnPlateau::new("loss", Mode::Min).factor(0.5).patience(0).min_delta(0.05);
+    let mut plateau = estimator.kept("plateau").unwrap().unwrap_or_else(plateau);
+    let mut stop = estimator.kept("stop").unwrap().unwrap_or_else(|| EarlyStopping::new("loss", Mode::Min).patience(3));
+    estimator.setup(Inputs::train(tangled()).validation(points(17).batch(4))).unwrap();
+    let mut left = killed_after;
+    while estimator.epoch() < 7 && !stop.is_finished() {
+        let to_go = STEPS - (estimator.global_step() - STEPS * estimator.epoch());
+        if let Some(steps) = left.filter(|&steps| steps < to_go) {
+            estimator.train_steps(steps).unwrap();
+            return false;
+        }
+        left = left.map(|steps| steps - to_go);
+        let metrics = estimator.train().unwrap().validate().unwrap();
+        let learning_rate = plateau.update(&metrics, estimator.learning_rate()).unwrap();
+        if learning_rate != estimator.learning_rate() {
+            estimator.set_learning_rate(learning_rate);
+        }
+        stop.update(&metrics, estimator.global_step()).unwrap();
+        estimator.keep("plateau", &plateau).unwrap().keep("stop", &stop).unwrap();
+        estimator.save_ckpt().unwrap();
+    }
+    true
+}
+
+/// Rule: exact resume, with everything at once.
+#[test]
+fn a_run_with_every_kind_of_state_that_is_killed_often_ends_like_the_unbroken_one() {
+    let end = |dir: &Path| {
+        let mut estimator = in_dir(dir).ema_every(0.9, 2).accumulate(3).resume_or_start().unwrap();
+        let infos = estimator.checkpoints().unwrap();
+        let infos: Vec<_> = infos.into_iter().map(|info| (info.step, info.metrics)).collect();
+        let averaged = estimator.with_ema(|estimator| estimator.hashes()).unwrap();
+        let history = History::load(dir).unwrap().without_machine();
+        let names = ["train/loss", "train/learning_rate", "validation/loss"];
+        let rates = estimator.learning_rate().to_bits();
+        (estimator.hashes().unwrap(), averaged, infos, rates, names.map(|name| history.series(name)))
+    };
+    let whole = tempfile::tempdir().unwrap();
+    assert!(session(whole.path(), false, None));
+    let expected = end(whole.path());
+    assert!(expected.4[1].iter().any(|(_, rate)| *rate < 0.05), "the rate was reduced");
+    for (background, cuts) in
+        [(false, [5, 3, 13, 9, 1, 7, 4]), (true, [2, 6, 8, 11, 9, 10, 5]), (true, [4, 5, 4, 9, 8, 4, 6])]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        for cut in cuts {
+            session(dir.path(), background, Some(cut));
+        }
+        assert!(session(dir.path(), background, None));
+        assert_eq!(end(dir.path()), expected, "background {background}, cuts {cuts:?}");
+    }
+}
+
+/// Rule: a place in the data, a count of steps or calls that no run comes to is damage, never a panic.
+#[test]
+fn counts_that_no_run_comes_to_are_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut estimator = ready(dir.path());
+    estimator.train_until(5).unwrap().save_ckpt().unwrap();
+    drop(estimator);
+    let path = dir.path().join("checkpoints/model_iter-0000000005/state.bin");
+    let good = std::fs::read(&path).unwrap();
+    // Epoch, and batches of it.
+    for place in [24, 32] {
+        for count in [u64::MAX, u64::MAX - 1, 1 << 48] {
+            let mut bytes = good[..good.len() - 4].to_vec();
+            bytes[place..place + 8].copy_from_slice(&count.to_le_bytes());
+            bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+            std::fs::write(&path, &bytes).unwrap();
+            let _ = std::fs::remove_file(dir.path().join("checkpoints/elistimator_meta"));
+            match in_dir(dir.path()).resume_or_start() {
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}"),
+                Ok(mut estimator) => {
+                    estimator.setup(inputs()).unwrap().train_steps(3).unwrap().train().unwrap().validate().unwrap();
+                    assert_eq!(count, 1 << 48);
+                }
+            }
+        }
     }
 }
