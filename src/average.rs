@@ -30,7 +30,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// network; those of [`restore_ckpt`](Self::restore_ckpt).
     pub fn average_checkpoints(&self, count: usize) -> Result<Self> {
         let mut infos = self.checkpoints()?;
-        infos.sort_by_key(|info| std::cmp::Reverse(info.order));
+        infos.sort_by_key(|info| std::cmp::Reverse(info.age()));
         let known = infos.len();
         infos.truncate(count);
         if count == 0 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Monitor, Retention};
-use crate::checkpointing::Which;
+use crate::checkpointing::{MONITOR, RETENTION, Which};
 use crate::device::Cpu;
 use crate::progress::{LogEvery, ProgressMode};
 use crate::settings::{Saved, Setting};
@@ -349,7 +349,7 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         self
     }
 
-    /// With what decides how training goes on, as a saved run has it.
+    /// With what decides how training goes on, what is the best and what is kept, as a saved run has it.
     pub(crate) fn trained_as(mut self, saved: &Saved) -> Self {
         let value = |setting: Setting| saved.iter().find(|(name, _)| name == setting.name()).map(|(_, value)| value);
         if let Some(Ok(batches)) = value(Setting::Accumulate).map(|value| value.parse()) {
@@ -357,6 +357,13 @@ impl<M: ModelFn<D>, D: Device> Builder<M, D> {
         }
         if let Some(Ok(average)) = value(Setting::Averages).map(|value| serde_json::from_str(value)) {
             self.options.average = average;
+        }
+        let named = |wanted: &str| saved.iter().find(|(name, _)| name == wanted).map(|(_, value)| value);
+        if let Some(Ok(monitor)) = named(MONITOR).map(|value| serde_json::from_str(value)) {
+            self.options.monitor = monitor;
+        }
+        if let Some(Ok(retention)) = named(RETENTION).map(|value| serde_json::from_str(value)) {
+            self.options.retention = retention;
         }
         self
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::builder::Builder;
-use crate::checkpoint::{Access, CheckpointInfo, Snapshot, State, Store, Tensors};
+use crate::checkpoint::{Access, CheckpointInfo, Mark, Snapshot, State, Store, Tensors};
 use crate::data::{Dataset, Signature};
 use crate::device::Cpu;
 use crate::elistimator::model_outcome;
@@ -27,13 +27,16 @@ const AVERAGED: &str = "averaged";
 /// The setting that holds what the run calls the best.
 pub(crate) const MONITOR: &str = "monitor";
 
+/// The setting that holds which checkpoints the run keeps.
+pub(crate) const RETENTION: &str = "retention";
+
 /// Which checkpoint of a directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Which {
     /// The one that was saved last; if it is damaged, the newest one that is whole.
     #[default]
     Latest,
-    /// The best by the builder's monitor, `loss` unless set.
+    /// The best by the builder's monitor: `loss` unless set, after [`Builder::from_disk`] that of the saved run.
     Best,
     /// The one of this global step.
     Step(u64),
@@ -80,7 +83,7 @@ impl<M: ModelFn<Cpu>> Elistimator<M, Cpu> {
 
 impl<M: ModelFn<D>, D: Device> Builder<M, D> {
     /// Begins with what a saved run was built with and what decides its numbers: hyper-parameters, seed, accumulation, averages of
-    /// the weights; `build` then restores that checkpoint.
+    /// the weights; and with what it calls the best and which checkpoints it keeps. `build` then restores that checkpoint.
     ///
     /// # Errors
     /// Those of [`Elistimator::from_disk`].
@@ -122,10 +125,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         // What is being saved may be what is asked for.
         self.collect_save();
         let (snapshot, passed_over) = self.read_snapshot(&which)?;
-        let saved = (snapshot.step, snapshot.state.order);
+        let saved = Mark::of(&snapshot.state);
         self.apply(snapshot)?;
-        let is_another_runs = matches!(&which, Which::Path(path) if !path.starts_with(&self.model_dir));
-        self.saved = (!is_another_runs).then_some(saved);
+        (self.saved, self.are_weights_set) = (Some(saved), false);
         self.logs.note(self.global_step, || format!("restored: {which:?}"));
         if let Some(fault) = passed_over {
             let step = self.global_step;
@@ -248,11 +250,18 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let (step, metrics) = (self.global_step, self.validated.1.clone());
         self.collect_save();
-        let saved = self.saved.filter(|saved| saved.0 == step);
-        if saved.is_some() && self.reader(|store| Ok(store.order_of(step)))? == saved.map(|(_, order)| order) {
-            self.writer()?.attach_metrics(step, &metrics.into())?;
+        let Some(saved) = self.saved.filter(|saved| saved.step == step && !self.are_weights_set) else { return Ok(()) };
+        let store = self.writer()?;
+        store.check_place()?;
+        if store.mark_of(step) == Some(saved) {
+            store.attach_metrics(step, &metrics.into())?;
         }
         Ok(())
+    }
+
+    /// Notes that the weights are no longer those that were saved and measured at this step.
+    pub(crate) fn weights_are_set(&mut self) {
+        (self.validated, self.are_weights_set) = ((self.global_step, Metrics::new()), true);
     }
 
     /// The checkpoint, and what is wrong with one that was passed over for it.
@@ -305,16 +314,20 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 .map_err(|error| Error::with_source(ErrorKind::Signature, "the signature cannot be saved", error))?,
             None => Vec::new(),
         };
-        // Without data, what was restored about it stays true.
-        state.settings = match (&self.feed, &self.origin) {
-            (None, Some(origin)) => origin.clone(),
-            (feed, _) => self.settings(feed.as_ref().map(|feed| feed.dataset())),
-        };
-        // What is best is for today's monitor to say, to those who look at the directory without the program.
-        state.settings.retain(|(name, _)| name != MONITOR);
-        if let Ok(monitor) = serde_json::to_string(&self.options.monitor) {
-            state.settings.push((MONITOR.into(), monitor));
+        state.settings = self.settings(self.feed.as_ref().map(|feed| feed.dataset()));
+        if let (None, Some(origin)) = (&self.feed, &self.origin) {
+            // Without data, what was restored about it stays true.
+            let is_about_data = |name: &str| Setting::of_name(name).is_some_and(Setting::is_about_data);
+            state.settings.retain(|(name, _)| !is_about_data(name));
+            let others = origin.iter().filter(|(name, _)| !state.settings.iter().any(|(known, _)| known == name));
+            state.settings = state.settings.iter().chain(others).cloned().collect();
         }
+        // What is best and what is kept is for today's program to say, to those who look at the directory without it.
+        state.settings.retain(|(name, _)| name != MONITOR && name != RETENTION);
+        let (monitor, retention) =
+            (serde_json::to_string(&self.options.monitor), serde_json::to_string(&self.options.retention));
+        let said = [(MONITOR, monitor), (RETENTION, retention)];
+        state.settings.extend(said.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.ok()?))));
         let metrics = (self.validated.0 == self.global_step && !self.validated.1.is_empty())
             .then(|| self.validated.1.clone().into());
         let (model, optimizer) = (Tensors::shared(model)?, Tensors::shared(optimizer)?);
@@ -367,7 +380,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
         variables::write(&mut self.net, model.iter(), &state.counters).map_err(ModelError::into_error)?;
         self.optimizer = optimizer;
-        self.global_step = step;
+        (self.global_step, self.is_half_updated) = (step, false);
         // A place within an epoch means nothing in other data.
         let batch = if found.iter().any(Difference::is_other_data) { 0 } else { state.position };
         self.start = Position { epoch: state.epoch, batch };

@@ -8,7 +8,7 @@ use dfdx::tensor_ops::Backward;
 
 use crate::accumulation::{Accumulation, named_norms};
 use crate::builder::{Averaging, Builder, Every, NotFinite, Options};
-use crate::checkpoint::Store;
+use crate::checkpoint::{Mark, Store};
 use crate::data::{Dataset, Record, Signature};
 use crate::device::Cpu;
 use crate::feed::{Feed, Position};
@@ -66,9 +66,11 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     /// The last validation's metrics and their step: what a save at that step takes along.
     pub(crate) validated: (u64, Metrics),
     pub(crate) monitor_check: MonitorCheck,
-    /// Step and order of the checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of
-    /// the same step is of another branch.
-    pub(crate) saved: Option<(u64, u64)>,
+    /// The checkpoint that was saved or restored last: it alone may get this run's metrics. Another one of the same step is of
+    /// another branch, or another run's.
+    pub(crate) saved: Option<Mark>,
+    /// Whether variables were overwritten since then, so that metrics are not that checkpoint's.
+    pub(crate) are_weights_set: bool,
     pub(crate) last_save: Instant,
     /// Whether the last step failed among its updates, so that the weights are of no step.
     pub(crate) is_half_updated: bool,
@@ -121,6 +123,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (retention, monitor) = (self.options.retention.clone(), self.options.monitor.clone());
         let (resumed, has_saved) = (self.origin.is_some(), self.saved.is_some());
         let store = self.writer()?;
+        store.check_place()?;
         let is_beside_another = !resumed && !has_saved && store.has_any();
         if resumed {
             // What a run that was killed after its last save had no time to delete.
@@ -129,8 +132,12 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let bytes = self.checkpoint_bytes();
         self.writer()?.check_room(bytes)?;
         let start = self.position();
-        let is_other_data = self.feed.as_ref().is_some_and(|feed| feed.dataset().fingerprint() != train.fingerprint());
-        let start = if is_new_data || is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
+        // Once there is data, a place in it is what counts, wherever the run came from.
+        let is_other_data = self.feed.as_ref().map_or(is_new_data, |feed| {
+            let (now, next) = (feed.dataset(), &train);
+            (now.fingerprint(), now.batch_size()) != (next.fingerprint(), next.batch_size())
+        });
+        let start = if is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
         let mut feed = Feed::new(train, self.options.seed, start);
         // A checkpoint saved at the very end of an epoch has no batch left in it.
         if feed.peek()?.is_none() && start.batch == 0 {
@@ -216,7 +223,6 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         self.gauges.restart();
-        self.is_half_updated = false;
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
         pass.set_message(loss_text(self.training_log.last_loss()));
@@ -316,11 +322,11 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
             // Nothing of this step is left for the next one.
             drop((self.optimizer.take_spent(&Gradients::leaky()), self.optimizer.take_gradient_norms()));
-            self.is_half_updated = updates;
+            self.is_half_updated |= updates;
             let place = if updates { ", while parameters were updated" } else { "" };
             error.at(format_args!("step {number}{place}"))
         })?;
-        self.global_step = number;
+        (self.global_step, self.is_half_updated) = (number, false);
         if let Some((average, when)) = &mut self.average
             && when.takes(number)
         {
@@ -377,10 +383,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         if !self.options.save_on_error || !is_sound {
             return error;
         }
-        match self.save_ckpt() {
-            Ok(_) => error,
-            Err(second) => error.at(format_args!("what this leaves is not saved ({second})")),
-        }
+        self.save_failed(error)
     }
 
     /// Where the run is in its data.

@@ -128,7 +128,7 @@ impl ModelDir {
     /// # Errors
     /// [`ErrorKind::NotFound`] when there is none.
     pub fn latest(&self) -> Result<CheckpointInfo> {
-        let latest = self.store.list().into_iter().max_by_key(|info| info.order);
+        let latest = self.store.list().into_iter().max_by_key(CheckpointInfo::age);
         latest
             .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no checkpoint in {}", self.dir.display())))
     }
@@ -157,7 +157,7 @@ impl ModelDir {
     /// What the run calls the best, as its latest readable checkpoint says; the smallest `loss` if none does.
     pub fn monitor(&self) -> Monitor {
         let mut all = self.store.list();
-        all.sort_by_key(|info| std::cmp::Reverse(info.order));
+        all.sort_by_key(|info| std::cmp::Reverse(info.age()));
         let saved = all.iter().find_map(|info| self.store.read_state(&info.path).ok());
         let saved = saved.and_then(|state| state.settings.into_iter().find(|(name, _)| name == MONITOR));
         saved.and_then(|(_, monitor)| serde_json::from_str(&monitor).ok()).unwrap_or_default()

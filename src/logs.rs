@@ -43,8 +43,10 @@ pub(crate) struct Logs {
     /// Metrics that the restored checkpoint has: the points of their validation sets at its step are not lost work.
     restored: Metrics,
     writers: BTreeMap<String, SummaryWriter>,
-    /// What the writers get once more as plain lines; and whether what lies behind `step` has been taken out of the file.
-    history: Option<(HistoryWriter, bool)>,
+    /// What the writers get once more as plain lines.
+    history: Option<HistoryWriter>,
+    /// Whether what lies behind `step` has been taken out of the files.
+    is_cut: bool,
     lines: Option<StepLog>,
     file: Option<LogFile>,
     warned: bool,
@@ -59,6 +61,7 @@ impl Logs {
             restored: Metrics::new(),
             writers: BTreeMap::new(),
             history: None,
+            is_cut: false,
             lines,
             file,
             warned: false,
@@ -75,7 +78,7 @@ impl Logs {
     pub(crate) fn restart(&mut self, step: u64, restored: Metrics) {
         (self.step, self.restored) = (step, restored);
         self.writers.clear();
-        self.history = None;
+        (self.history, self.is_cut) = (None, false);
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
         }
@@ -94,21 +97,29 @@ impl Logs {
     /// validates it, loses nothing.
     fn history(&mut self, is_training: bool) -> Option<&mut HistoryWriter> {
         let dir = self.dir.as_ref()?;
-        if self.history.as_ref().is_none_or(|(_, is_cut)| is_training && !is_cut) {
+        if is_training && !self.is_cut {
             // The old one is closed first, so that its last lines are there to be read.
             self.history = None;
-            let first_step = if is_training { self.step.saturating_add(1) } else { u64::MAX };
-            if is_training {
-                let open = self.writers.values().filter_map(SummaryWriter::path).collect::<Vec<_>>();
-                cut_events(dir, first_step, &open);
-            }
-            self.history = Some((HistoryWriter::create(dir, first_step), is_training));
+            let first_step = self.step.saturating_add(1);
+            let open = self.writers.values().filter_map(SummaryWriter::path).collect::<Vec<_>>();
+            cut_events(dir, first_step, &open);
+            self.history = Some(HistoryWriter::create(dir, first_step));
+            self.is_cut = true;
         }
-        self.history.as_mut().map(|(history, _)| history)
+        Some(self.history.get_or_insert_with(|| HistoryWriter::create(dir, u64::MAX)))
     }
 
     /// Losses, learning rates, named values and gauges of the steps that are logged.
     pub(crate) fn steps(&mut self, steps: &[StepValues], every: u64) {
+        // At the first step, not the first one that is logged: a validation in between is none of the old branch's.
+        if !steps.is_empty() && !self.is_cut {
+            match every {
+                0 if !self.dir.as_ref().is_some_and(|dir| HistoryWriter::exists(dir)) => self.is_cut = true,
+                _ => {
+                    self.history(true);
+                }
+            }
+        }
         for step in steps.iter().filter(|step| is_logged(step.step, every)) {
             let mut values = vec![("loss", step.loss), ("learning_rate", step.learning_rate)];
             values.extend(step.scalars.iter().map(|(name, value)| (name.as_str(), *value)));
@@ -131,8 +142,7 @@ impl Logs {
             figures.iter().for_each(|(tag, figure)| writer.figure(tag, figure, step));
             writer.flush();
         }
-        let is_training = self.history.as_ref().is_some_and(|(_, is_cut)| *is_cut);
-        if let Some(history) = self.history(is_training) {
+        if let Some(history) = self.history(false) {
             history.measured(&name, step, &values, figures);
             history.flush();
         }
@@ -155,7 +165,7 @@ impl Logs {
     /// Puts everything on the disk, as a checkpoint is: a run resumed from it finds the curves up to its step.
     pub(crate) fn sync(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::sync);
-        if let Some((history, _)) = &mut self.history {
+        if let Some(history) = &mut self.history {
             history.sync();
         }
     }
@@ -164,7 +174,7 @@ impl Logs {
     pub(crate) fn files_to_sync(&mut self) -> Vec<(PathBuf, File)> {
         self.flush();
         let writers = self.writers.values().filter_map(SummaryWriter::file);
-        let history = self.history.as_ref().and_then(|(history, _)| history.file());
+        let history = self.history.as_ref().and_then(HistoryWriter::file);
         let files = writers.chain(history).filter_map(|(path, file)| match file {
             Ok(file) => Some((path, file)),
             Err(error) => {
@@ -178,7 +188,7 @@ impl Logs {
     /// Hands everything to the operating system.
     pub(crate) fn flush(&mut self) {
         self.writers.values_mut().for_each(SummaryWriter::flush);
-        if let Some((history, _)) = &mut self.history {
+        if let Some(history) = &mut self.history {
             history.flush();
         }
     }

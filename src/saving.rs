@@ -65,9 +65,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     ///
     /// # Errors
     /// [`ErrorKind::Io`] when the disk refuses, [`ErrorKind::Locked`] when another process writes to the directory. Neither
-    /// older checkpoints nor the state in memory are touched by a failed save.
+    /// older checkpoints nor the state in memory are touched by a failed save. What the closure of
+    /// [`after_save`](Self::after_save) returns for a save in the background that is done meanwhile, once this one is made.
     pub fn save_ckpt(&mut self) -> Result<CheckpointInfo> {
-        self.forget_failed_save();
+        let told = self.close_earlier_save();
+        let info = self.save_now()?;
+        told?;
+        Ok(info)
+    }
+
+    fn save_now(&mut self) -> Result<CheckpointInfo> {
         // First, so that a run resumed from the checkpoint finds the curves up to its step.
         self.logs.sync();
         let snapshot = self.snapshot()?;
@@ -76,9 +83,22 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let saved = self.writer()?.save(&snapshot, &retention, &monitor);
         self.note_save(&saved);
         let info = saved?;
-        self.saved = Some((info.step, info.order));
+        (self.saved, self.are_weights_set) = (Some(info.mark()), false);
         self.last_save = Instant::now();
         Ok(info)
+    }
+
+    /// Saves what a failed verb leaves; says so if that failed as well.
+    pub(crate) fn save_failed(&mut self, error: Error) -> Error {
+        let told = self.close_earlier_save();
+        let error = match self.save_now() {
+            Ok(_) => error,
+            Err(second) => error.at(format_args!("what this leaves is not saved ({second})")),
+        };
+        match told {
+            Ok(()) => error,
+            Err(second) => error.at(format_args!("after an earlier save ({second})")),
+        }
     }
 
     /// Copies the state and saves it while you go on: the promises are those of [`save_ckpt`](Self::save_ckpt), from the moment
@@ -106,6 +126,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             .spawn(save)
             .map_err(|error| Error::with_source(ErrorKind::Io, "cannot start a thread to save a checkpoint", error))?;
         self.background.thread = Some(thread);
+        self.are_weights_set = false;
         self.last_save = Instant::now();
         Ok(self)
     }
@@ -164,11 +185,13 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
     /// Waits for the save in the background and takes its store back. What came of it is kept for who asks.
     pub(crate) fn collect_save(&mut self) {
-        if let Some(store) = self.background.join() {
-            self.store = Some(store);
+        if self.background.thread.is_none() {
+            return;
         }
+        self.store = self.background.join();
+        // Once: what is restored later is what was saved or restored last.
         if let Some(Ok(info)) = &self.background.outcome {
-            self.saved = Some((info.step, info.order));
+            self.saved = Some(info.mark());
         }
     }
 
@@ -193,13 +216,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         outcome
     }
 
-    /// A save that is made now makes good for one that failed before.
-    fn forget_failed_save(&mut self) {
+    /// A save that is made now makes good for one that failed before; after one that is done the closure still has to run.
+    fn close_earlier_save(&mut self) -> Result<()> {
         self.collect_save();
-        if let Some(outcome) = self.background.outcome.take() {
-            self.note_save(&outcome);
-            if let Err(error) = outcome {
+        let Some(outcome) = self.background.outcome.take() else { return Ok(()) };
+        self.note_save(&outcome);
+        match outcome {
+            Ok(info) => self.run_after_save(&info),
+            Err(error) => {
                 log::warn!("saving in the background failed, a later save follows: {error}");
+                Ok(())
             }
         }
     }

@@ -50,6 +50,10 @@ impl Setting {
         Self::ALL.iter().find(|(setting, _)| *setting == self).map_or("", |(_, name)| name)
     }
 
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(setting, _)| *setting)
+    }
+
     /// Whether a difference in it is refused unless it is allowed.
     pub fn is_checked(self) -> bool {
         !matches!(self, Self::Threads | Self::Version)

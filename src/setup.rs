@@ -4,6 +4,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::builder::Options;
 use crate::data::{Dataset, Padding, Signature};
 use crate::elistimator::model_outcome;
@@ -32,6 +35,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             D::bound_memory(options.device, fraction)?;
         }
+        // Reading them may be the user's own code as well.
+        model_outcome(unwind::catch(|| Ok(check_comes_back(&*model)?))).map_err(|error| error.at("build"))?;
         let device = D::open(options.device, options.seed)?;
         let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
         variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
@@ -81,6 +86,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             validated: (0, Metrics::new()),
             monitor_check: Default::default(),
             saved: None,
+            are_weights_set: false,
             last_save: Instant::now(),
             is_half_updated: false,
             origin: None,
@@ -167,6 +173,21 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         text.push_str(&format!("  {count} values in {} variables, step {}", rows.len(), self.global_step));
         text
+    }
+}
+
+/// Refuses hyper-parameters that no checkpoint can bring back, before hours of training and not after.
+fn check_comes_back<M: Serialize + DeserializeOwned>(model: &M) -> Result<()> {
+    let refused = |text: Option<String>, error| {
+        let mut message =
+            "the hyper-parameters cannot be read back from checkpoints, where infinity and NaN become null".to_owned();
+        message.extend(text.into_iter().filter(|text| text.len() < 1000).map(|text| format!(": {text}")));
+        Err(Error::with_source(ErrorKind::InvalidArgument, message, error))
+    };
+    match serde_json::to_string(model).map(|text| (serde_json::from_str::<M>(&text).map(drop), text)) {
+        Ok((Ok(()), _)) => Ok(()),
+        Ok((Err(error), text)) => refused(Some(text), error),
+        Err(error) => refused(None, error),
     }
 }
 

@@ -70,6 +70,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let tensor = (name, dims.as_slice(), values.as_slice::<f32>()?);
         variables::write(&mut self.net, std::iter::once(tensor), &Vec::new()).map_err(ModelError::into_error)?;
+        self.weights_are_set();
         Ok(self)
     }
 
@@ -188,6 +189,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         }
         let entries = entries.iter().map(|(name, dims, values)| (name.as_str(), *dims, *values));
         variables::write(&mut self.net, entries, &Vec::new()).map_err(ModelError::into_error)?;
+        self.weights_are_set();
         Ok(report)
     }
 

@@ -337,6 +337,13 @@ fn what_a_failed_verb_leaves_is_saved_if_that_was_asked_for() {
             estimator.setup(Inputs::train(train_data())).unwrap().train_steps(3).unwrap();
             *due.lock().unwrap() = Some((place, Fault::Panic));
             estimator.train().unwrap_err();
+            if place == "after the update" {
+                // Another failure before another step leaves them so.
+                for again in ["train", "preprocess"] {
+                    *due.lock().unwrap() = Some((again, Fault::Panic));
+                    estimator.train().unwrap_err();
+                }
+            }
             let expected = estimator.hashes().unwrap();
             drop(estimator);
             let steps: Vec<_> = builder(Fragile::default(), dir.path())

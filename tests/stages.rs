@@ -582,7 +582,7 @@ fn windows_are_the_stretches_of_a_series() {
         for source in [&arrays, &records, &stream] {
             let data = source.clone().window(size, shift);
             assert!(data.len().is_none_or(|len| len == expected.len() as u64), "{:?} of {data}", data.len());
-            let found: Vec<Vec<i64>> = all(&data, 0, 0, 0).iter().map(|window| flat(&[window.clone()])).collect();
+            let found: Vec<Vec<i64>> = all(&data, 0, 0, 0).iter().map(|window| flat(std::slice::from_ref(window))).collect();
             assert_eq!(found, expected, "{data}");
             keeps_the_promises(&data);
             keeps_the_promises(&data.shuffle(4).batch(3));
@@ -594,8 +594,8 @@ fn windows_are_the_stretches_of_a_series() {
 fn windows_stay_within_their_part_of_a_series() {
     let series = || numbers(0..20);
     let (train, test) = (series().take(12).window(5, 1), series().skip(12).window(5, 1));
-    assert!(all(&train, 0, 0, 0).iter().flat_map(|window| flat(&[window.clone()])).all(|n| n < 12));
-    assert!(all(&test, 0, 0, 0).iter().flat_map(|window| flat(&[window.clone()])).all(|n| n >= 12));
+    assert!(all(&train, 0, 0, 0).iter().flat_map(|window| flat(std::slice::from_ref(window))).all(|n| n < 12));
+    assert!(all(&test, 0, 0, 0).iter().flat_map(|window| flat(std::slice::from_ref(window))).all(|n| n >= 12));
     assert_eq!((train.len(), test.len()), (Some(8), Some(4)));
     keeps_the_promises(&train.clone().concatenate(test.clone()));
     keeps_the_promises(&train.clone().repeat(2));

@@ -37,7 +37,30 @@ pub struct CheckpointInfo {
     pub bytes: u64,
 }
 
+/// Which save it is: two directories may have checkpoints of one step and number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub(crate) step: u64,
+    order: u64,
+    saved_at: i64,
+}
+
+impl Mark {
+    pub(crate) fn of(state: &State) -> Self {
+        Self { step: state.step, order: state.order, saved_at: state.saved_at }
+    }
+}
+
 impl CheckpointInfo {
+    /// The later, the higher: the number of the save, and of checkpoints that were brought together from elsewhere the step.
+    pub(crate) fn age(&self) -> (u64, u64) {
+        (self.order, self.step)
+    }
+
+    pub(crate) fn mark(&self) -> Mark {
+        Mark { step: self.step, order: self.order, saved_at: self.saved_at.timestamp_millis() }
+    }
+
     pub(crate) fn new(path: PathBuf, state: &State, metrics: Option<MetricValues>, is_pinned: bool) -> Self {
         Self {
             step: state.step,

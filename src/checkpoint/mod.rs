@@ -15,6 +15,7 @@ mod store;
 mod tensors;
 
 pub use index::CheckpointInfo;
+pub(crate) use index::Mark;
 pub(crate) use members::Members;
 pub use retention::{Mode, Monitor, Retention};
 pub(crate) use state::State;

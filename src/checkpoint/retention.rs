@@ -109,7 +109,7 @@ impl Retention {
             return Vec::new();
         }
         let mut by_age: Vec<&CheckpointInfo> = checkpoints.iter().collect();
-        by_age.sort_by_key(|checkpoint| checkpoint.order);
+        by_age.sort_by_key(|checkpoint| checkpoint.age());
         let mut keep: BTreeSet<u64> = by_age.iter().rev().take(self.max_to_keep).map(|c| c.step).collect();
         keep.extend(monitor.ranked(checkpoints).iter().take(self.best_to_keep.max(1)).map(|c| c.step));
         keep.extend(checkpoints.iter().filter(|c| c.is_pinned).map(|c| c.step));
@@ -122,7 +122,8 @@ impl Retention {
             let mut last = None;
             for checkpoint in &by_age {
                 let time = checkpoint.saved_at.timestamp_millis() as f64 / 3_600_000.0;
-                if last.is_none_or(|last| time - last >= hours) {
+                // A clock that was ahead and was set right must not stop this until it is there again.
+                if last.is_none_or(|last: f64| (time - last).abs() >= hours) {
                     keep.insert(checkpoint.step);
                     last = Some(time);
                 }
@@ -228,6 +229,19 @@ mod tests {
         let mut all = vec![checkpoint(100, None), checkpoint(50, None)];
         all[1].order = 101;
         assert_eq!(Retention::last(1).to_delete(&all, &Monitor::default()), [100]);
+    }
+
+    /// Rule: one in so many hours is kept, also of a run that began while the clock was years ahead.
+    #[test]
+    fn one_in_so_many_hours_is_kept_when_the_clock_is_set_back() {
+        let at = |step: u64, hours: i64| CheckpointInfo {
+            saved_at: chrono::DateTime::UNIX_EPOCH + chrono::TimeDelta::hours(hours),
+            ..checkpoint(step, None)
+        };
+        let all: Vec<_> =
+            [90_000, 90_001, 10, 11, 12, 13].into_iter().zip(1..).map(|(hour, step)| at(step, hour)).collect();
+        let retention = Retention { every_hours: Some(2.0), ..Retention::last(1) };
+        assert_eq!(retention.to_delete(&all, &Monitor::default()), [2, 4]);
     }
 
     /// The best k, every n-th, one in so many hours, the last ones and pinned ones, all together and as the run goes: after every

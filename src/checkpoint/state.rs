@@ -12,6 +12,9 @@ const METRICS_MAGIC: &[u8; 8] = b"ELIMETRI";
 /// Counted up with every change of the layout; older ones are read for ever.
 const VERSION: u32 = 1;
 
+/// The most that a count in a checkpoint may be.
+const MOST: u64 = 1 << 48;
+
 /// Everything about a run that is no tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct State {
@@ -60,8 +63,23 @@ impl State {
     }
 
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let Versioned::V1(state) = open(STATE_MAGIC, bytes)?;
+        let Versioned::V1(state): Versioned<Self> = open(STATE_MAGIC, bytes)?;
+        state.check_counts()?;
         Ok(state)
+    }
+
+    /// Refuses counts that no run comes to: one more of them would be too many for a number.
+    fn check_counts(&self) -> Result<()> {
+        let counters = self.counters.iter().map(|(name, calls)| (name.as_str(), *calls));
+        let own = [("step", self.step), ("epoch", self.epoch), ("position", self.position)];
+        match own.into_iter().chain(counters).find(|(_, count)| *count > MOST) {
+            Some((name, count)) => {
+                let name: String = name.chars().take(100).collect();
+                let message = format!("{name}: found the count {count}, expected at most {MOST}");
+                Err(Error::new(ErrorKind::Corrupt, message))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -189,6 +207,30 @@ mod tests {
         let told = |bytes: &[u8]| State::from_bytes(bytes).unwrap_err().to_string();
         assert_eq!(told(&bytes[..10]), "found 10 bytes, expected at least 16");
         assert_eq!(told(b"PK\x03\x04 an archive of zip"), "begins with \"PK\\u{3}\\u{4} an \", expected \"ELISTATE\"");
+    }
+
+    /// Rule: what comes out of a file can be counted on from.
+    #[test]
+    fn counts_that_no_run_comes_to_are_refused() {
+        let changes: [fn(&mut State, u64); 4] = [
+            |state, count| state.step = count,
+            |state, count| state.epoch = count,
+            |state, count| state.position = count,
+            |state, count| state.counters[0].1 = count,
+        ];
+        for change in changes {
+            let read = |count| {
+                let mut state = state();
+                change(&mut state, count);
+                State::from_bytes(&state.to_bytes().unwrap())
+            };
+            read(MOST).unwrap();
+            for count in [MOST + 1, u64::MAX] {
+                let error = read(count).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+                assert!(error.to_string().contains(&count.to_string()), "{error}");
+            }
+        }
     }
 
     #[test]

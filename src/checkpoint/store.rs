@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::checkpoint::fs::{Disk, Kind, Lock, Storage, outlive_size_limit};
-use crate::checkpoint::index::{CheckpointInfo, dir_name, parse_name};
+use crate::checkpoint::index::{CheckpointInfo, Mark, dir_name, parse_name};
 use crate::checkpoint::state::metrics_to_bytes;
 use crate::checkpoint::{MetricValues, Monitor, Retention, State, Tensors};
 use crate::{Error, ErrorKind, Result};
@@ -149,9 +149,9 @@ impl Store {
         self.checkpoints.contains_key(&step)
     }
 
-    /// When the checkpoint of this step was saved among all, if there is one.
-    pub(crate) fn order_of(&self, step: u64) -> Option<u64> {
-        self.checkpoints.get(&step).map(|info| info.order)
+    /// Which save the checkpoint of this step is, if there is one.
+    pub(crate) fn mark_of(&self, step: u64) -> Option<Mark> {
+        self.checkpoints.get(&step).map(CheckpointInfo::mark)
     }
 
     /// The best checkpoint.
@@ -184,10 +184,12 @@ impl Store {
 
     /// Keeps a checkpoint for ever, or lets rotation have it again.
     pub(crate) fn pin(&mut self, step: u64, is_pinned: bool) -> Result<()> {
-        self.drop_index()?;
-        let Some(info) = self.checkpoints.get_mut(&step) else {
+        self.check_place()?;
+        if !self.checkpoints.contains_key(&step) {
             return Err(Error::new(ErrorKind::NotFound, format!("no checkpoint of step {step} to pin")));
-        };
+        }
+        self.drop_index()?;
+        let Some(info) = self.checkpoints.get_mut(&step) else { return Ok(()) };
         let path = info.path.join(PINNED);
         let was = self.storage.kind(&path).is_ok();
         if is_pinned && !was {

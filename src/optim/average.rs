@@ -55,7 +55,7 @@ impl<D: Device> WeightAverage<D> {
     pub fn update<N: Network<D>>(&mut self, net: &N) -> ModelResult<()> {
         let share = match self.decay {
             Some(decay) => 1.0 - decay,
-            None => 1.0 / (self.count + 1) as f64,
+            None => 1.0 / (self.count as f64 + 1.0),
         } as f32;
         let (values, is_first) = (&mut self.values, self.count == 0);
         net.visit(&mut Visitor::new(&mut |name, part| {
@@ -82,7 +82,7 @@ impl<D: Device> WeightAverage<D> {
                 }
             }
         }))?;
-        self.count += 1;
+        self.count = self.count.saturating_add(1);
         Ok(())
     }
 

@@ -130,7 +130,8 @@ impl<D: Device> Optimizer<D> {
             if rate == 0.0 && matches!(rule, Rule::Ftrl(_)) {
                 return Ok(());
             }
-            slot.updates += 1;
+            // From a file it may be any number.
+            slot.updates = slot.updates.saturating_add(1);
             if slot.decays {
                 D::update(slot.updates, rule, rate, parameter, gradients, moments, &mut pending)?;
             } else {

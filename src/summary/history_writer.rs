@@ -44,6 +44,11 @@ impl HistoryWriter {
         writer
     }
 
+    /// Whether a model directory has a history.
+    pub(crate) fn exists(dir: &Path) -> bool {
+        dir.join(FILE).exists()
+    }
+
     /// A writer that writes nothing.
     pub fn disabled() -> Self {
         Self { path: PathBuf::new(), file: None, flushed: Instant::now() }

@@ -101,7 +101,7 @@ impl Store {
 
     fn newest_whole(&self, checkpoints: &Checkpoints) -> Attempt {
         let mut by_age: Vec<&CheckpointInfo> = checkpoints.values().collect();
-        by_age.sort_by_key(|info| std::cmp::Reverse(info.order));
+        by_age.sort_by_key(|info| std::cmp::Reverse(info.age()));
         let mut amiss = None;
         for info in by_age {
             match self.load_path(&info.path) {

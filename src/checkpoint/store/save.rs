@@ -8,7 +8,8 @@ use crc32fast::Hasher;
 use rayon::prelude::*;
 
 use super::{
-    HYPER_PARAMETERS, INDEX, LOCK, METRICS, MODEL, OPTIMIZER, STATE, Snapshot, Store, TEMPORARY, next_order, take_lock,
+    HYPER_PARAMETERS, INDEX, LOCK, METRICS, MODEL, OPTIMIZER, PINNED, STATE, Snapshot, Store, TEMPORARY, next_order,
+    take_lock,
 };
 use crate::checkpoint::fs::Kind;
 use crate::checkpoint::index::{self, CheckpointInfo, dir_name, replaced_name};
@@ -64,6 +65,11 @@ impl Store {
         if let Some(metrics) = &snapshot.metrics {
             files.push((METRICS, vec![Cow::Owned(metrics_to_bytes(metrics)?)]));
         }
+        // A pin is of the step: it goes over to what is saved there again.
+        let is_pinned = self.checkpoints.get(&state.step).is_some_and(|info| info.is_pinned);
+        if is_pinned {
+            files.push((PINNED, Vec::new()));
+        }
         if !state.is_finite {
             log::warn!(
                 "step {}: the checkpoint has weights that are not finite; it will never be the best",
@@ -81,7 +87,7 @@ impl Store {
         }
         // From here on the checkpoint is there.
         self.next_order = self.next_order.saturating_add(1);
-        let info = CheckpointInfo::new(path, &state, snapshot.metrics.clone(), false);
+        let info = CheckpointInfo::new(path, &state, snapshot.metrics.clone(), is_pinned);
         self.checkpoints.insert(info.step, info.clone());
         self.storage.sync_dir(&self.dir).map_err(|error| {
             let message = format!(
@@ -126,7 +132,7 @@ impl Store {
 
     /// Checks that the directory is still the one that was opened. One that was removed is not made again, since where it was
     /// may be the empty place of a disk that is gone; one that others made there is taken over with its lock.
-    fn check_place(&mut self) -> Result<()> {
+    pub(crate) fn check_place(&mut self) -> Result<()> {
         match self.storage.kind(&self.dir) {
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
