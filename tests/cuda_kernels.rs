@@ -856,8 +856,7 @@ fn slopes_of_temporal_classification() {
     let Some(mut host) = Host::start() else { return };
     let (rows, width) = (3usize, 13usize);
     let (dx, dy, slopes) = (numbers(1, rows * width), numbers(2, rows), numbers(3, rows * width));
-    let arguments =
-        [A::F32(&dx), A::F32(&dy), A::F32(&slopes), A::u32(width as u32), A::u64((rows * width) as u64)];
+    let arguments = [A::F32(&dx), A::F32(&dy), A::F32(&slopes), A::u32(width as u32), A::u64((rows * width) as u64)];
     let out = host.launch("ctc_backward", (2, 1), 32, &arguments);
     let want: Vec<f64> =
         (0..dx.len()).map(|i| f64::from(dx[i]) + f64::from(dy[i / width]) * f64::from(slopes[i])).collect();

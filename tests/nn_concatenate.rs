@@ -36,17 +36,16 @@ fn loops(shapes: &[Vec<usize>], axis: usize) -> (Vec<usize>, Vec<(usize, usize)>
 }
 
 /// Joins tensors of these shapes on the tape, and compares values and gradients with the loops.
-fn check<S: Shape, O: Shape>(
-    shapes: &[S],
-    axis: usize,
-    join: impl Fn(Vec<Traced<S>>) -> ModelResult<Traced<O>>,
-) {
+fn check<S: Shape, O: Shape>(shapes: &[S], axis: usize, join: impl Fn(Vec<Traced<S>>) -> ModelResult<Traced<O>>) {
     let lists: Vec<Vec<usize>> = shapes.iter().map(|shape| shape.concrete().into_iter().collect()).collect();
     let (dims, sources) = loops(&lists, axis);
     let values: Vec<Vec<f32>> = shapes.iter().zip(5..).map(|(shape, seed)| noise(shape.num_elements(), seed)).collect();
     let inputs: Vec<Tensor<S, Cpu>> = shapes.iter().zip(&values).map(|(shape, x)| tensor(x, *shape)).collect();
     let y = join(inputs.iter().map(|x| x.trace(Gradients::leaky())).collect()).unwrap();
     assert_eq!(nn_support::dims(&y), dims);
+    if sources.is_empty() {
+        return; // dfdx does not read empty tensors
+    }
     let expected: Vec<f32> = sources.iter().map(|(which, place)| values[*which][*place]).collect();
     assert_eq!(y.as_vec(), expected);
     let factors = noise(sources.len(), 99);
@@ -95,10 +94,10 @@ fn rows_agree_with_stock_operations() {
     check_finite_differences(&mut (), &x, (3, 4), 5e-3, |_, x| Cpu::concatenate(parts(x)));
 }
 
-
 #[test]
 fn sizes_of_several_types_and_broadcast_tensors_join() {
-    let images = |channels: usize| tensor(&noise(2 * channels * 4, channels as u64), (2usize, channels, 2usize, 2usize));
+    let images =
+        |channels: usize| tensor(&noise(2 * channels * 4, channels as u64), (2usize, channels, 2usize, 2usize));
     let fixed = tensor(&noise(16, 9), (2, Const::<2>, 2, 2));
     let joined = concatenate((images(3), fixed.clone(), images(1)), Axis::<1>).unwrap();
     assert_eq!(joined.shape(), &(2, 6, 2, 2));

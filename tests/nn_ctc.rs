@@ -34,9 +34,7 @@ fn all_labellings(logits: &[f32], classes: usize, blank: usize) -> BTreeMap<Vec<
         let probability: f64 = path
             .iter()
             .zip(logits.chunks(classes))
-            .map(|(class, step)| {
-                f64::from(step[*class]).exp() / step.iter().map(|x| f64::from(*x).exp()).sum::<f64>()
-            })
+            .map(|(class, step)| f64::from(step[*class]).exp() / step.iter().map(|x| f64::from(*x).exp()).sum::<f64>())
             .product();
         *found.entry(collapsed(&path, blank)).or_insert(0.0) += probability;
     }

@@ -40,10 +40,7 @@ network! {
 }
 
 impl<D: Device> Net<D> {
-    fn forward<T: Tape<f32, D>>(
-        &self,
-        x: Tensor<(usize, usize), D, T>,
-    ) -> ModelResult<Tensor<(usize, usize), D, T>> {
+    fn forward<T: Tape<f32, D>>(&self, x: Tensor<(usize, usize), D, T>) -> ModelResult<Tensor<(usize, usize), D, T>> {
         self.out.forward(self.hidden.forward(x)?)
     }
 }
@@ -128,8 +125,7 @@ fn combined_settings_follow_pytorch_for_100_updates() {
         let dir = tempfile::tempdir().unwrap();
         let mut estimator = builder.model_dir(dir.path()).build().unwrap();
         estimator.setup(Inputs::train(points(100).batch(5))).unwrap();
-        let mut plateau =
-            ReduceOnPlateau::new("loss", Mode::Min).factor(0.5).patience(1).min_delta(0.02).cooldown(1);
+        let mut plateau = ReduceOnPlateau::new("loss", Mode::Min).factor(0.5).patience(1).min_delta(0.02).cooldown(1);
         for step in 1..=100 {
             let (rate, expected) = (estimator.learning_rate(), case.rates[step as usize - 1]);
             assert!((rate - expected).abs() < 1e-12, "{name}, step {step}: the rate {rate}, expected {expected}");

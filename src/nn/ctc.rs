@@ -147,13 +147,8 @@ impl Ctc {
                 )));
             }
         }
-        let labellings = Labellings {
-            targets,
-            lengths: &lengths,
-            blank: self.blank,
-            weights,
-            zero_infinity: self.zero_infinity,
-        };
+        let labellings =
+            Labellings { targets, lengths: &lengths, blank: self.blank, weights, zero_infinity: self.zero_infinity };
         let logits: Sequences<D, T> = logits.try_reshape_like(&shape)?;
         D::ctc(logits, &labellings)
     }
@@ -213,10 +208,7 @@ impl Ctc {
     }
 
     /// The sizes, and how many steps of each example count.
-    fn check<B: Dim, L: Dim, K: Dim>(
-        &self,
-        shape: &(B, L, K),
-    ) -> ModelResult<((usize, usize, usize), Vec<usize>)> {
+    fn check<B: Dim, L: Dim, K: Dim>(&self, shape: &(B, L, K)) -> ModelResult<((usize, usize, usize), Vec<usize>)> {
         let (batch, length, classes) = (shape.0.size(), shape.1.size(), shape.2.size());
         if batch == 0 {
             return Err(ModelError::msg(format!("{NAME}: found an empty batch, expected at least one example")));

@@ -6,7 +6,9 @@ use dfdx::shapes::Dim;
 use dfdx::tensor::Tape;
 use dfdx::tensor_ops::ReshapeTo;
 
-use crate::nn::{Activation, Ids, Init, Layer, LinearInput, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with};
+use crate::nn::{
+    Activation, Ids, Init, Layer, LinearInput, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with,
+};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A vector for each entry of a vocabulary: [`Ids`] `(batch, length)` to `(batch, length, size)`, or `(batch)` to `(batch,

@@ -4,12 +4,13 @@ use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
 use super::{
-    attention, batch_norm, concatenate, convolution, crf, ctc, elementwise, embedding, linear, loss, normalization, pool, recurrent,
+    attention, batch_norm, concatenate, convolution, crf, ctc, elementwise, embedding, linear, loss, normalization,
+    pool, recurrent,
 };
 use crate::ModelResult;
 use crate::nn::backend::{
-    Attention, Backend, Convolution, Direction, Labellings, Normalized, Pooling, Recurrence, RecurrentRun, Rows, Sequences, State,
-    Statistics, Targets, Transitions,
+    Attention, Backend, Convolution, Direction, Labellings, Normalized, Pooling, Recurrence, RecurrentRun, Rows,
+    Sequences, State, Statistics, Targets, Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};

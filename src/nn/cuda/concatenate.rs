@@ -19,7 +19,10 @@ pub(super) fn concatenate<T: Tape<f32, Cuda>>(parts: Vec<Rows<Cuda, T>>) -> Mode
     };
     // The kernels write as far as these sizes say: this is what makes that sound.
     if let Some(other) = parts.iter().find(|part| part.shape().0 != rows) {
-        return Err(ModelError::msg(format!("concatenate: found {} and {rows} rows, expected as many", other.shape().0)));
+        return Err(ModelError::msg(format!(
+            "concatenate: found {} and {rows} rows, expected as many",
+            other.shape().0
+        )));
     }
     let total = parts.iter().map(|part| part.shape().1).sum::<usize>();
     let columns = size(total)?;

@@ -22,7 +22,8 @@ pub(super) fn ctc<T: Tape<f32, Cuda>>(
     let width = size(length.saturating_mul(classes))?;
     let count = batch * length * classes;
     let (x, tape) = logits.try_contiguous()?.split_tape();
-    let (losses, slopes) = cpu::ctc_losses(&read(&x), (batch, length, classes), labellings, T::OWNS_TAPE);
+    let values = if count == 0 { Vec::new() } else { read(&x) };
+    let (losses, slopes) = cpu::ctc_losses(&values, (batch, length, classes), labellings, T::OWNS_TAPE);
     let losses = x.device().try_tensor_from_vec(losses, (batch,))?;
     if !T::OWNS_TAPE || count == 0 {
         return record(tape, &[], losses, (batch,), |_, _| Ok(()));

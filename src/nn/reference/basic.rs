@@ -4,8 +4,8 @@ use dfdx::shapes::{Axes2, Axis, HasShape, Shape};
 use dfdx::tensor::{NoneTape, Tape, WithEmptyTape};
 use dfdx::tensor_ops::{BroadcastTo, PermuteTo, ReshapeTo, TryAdd, TryConcatAlong, TryMatMul, TryMul, TrySub};
 
-use crate::nn::{Activation, Parameter, RandomStream, Tensor};
 use crate::nn::backend::Rows;
+use crate::nn::{Activation, Parameter, RandomStream, Tensor};
 use crate::{Device, ModelError, ModelResult};
 
 /// See [`Backend::activation`](crate::nn::backend::Backend::activation).
