@@ -111,8 +111,8 @@ impl Alignments<'_> {
             |step: usize, state: usize| f64::from(self.logits[step * self.classes + self.class(state)]) - totals[step];
 
         let mut alphas = vec![f64::NEG_INFINITY; steps * states];
-        for state in 0..states.min(2) {
-            alphas[state] = emission(0, state);
+        for (state, alpha) in alphas.iter_mut().take(states.min(2)).enumerate() {
+            *alpha = emission(0, state);
         }
         for step in 1..steps {
             let (before, alpha) = alphas.split_at_mut(step * states);
@@ -159,8 +159,8 @@ impl Alignments<'_> {
                 *slope = ((f64::from(*logit) - totals[step]).exp() - given) as f32;
             }
             if step > 0 {
-                for state in 0..states {
-                    after[state] = beta[state] + f64::from(logits[self.class(state)]) - totals[step];
+                for (state, (after, beta)) in after.iter_mut().zip(&beta).enumerate() {
+                    *after = beta + f64::from(logits[self.class(state)]) - totals[step];
                 }
                 beta.fill(f64::NEG_INFINITY);
                 for state in self.window(step - 1, steps) {
