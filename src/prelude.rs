@@ -12,7 +12,7 @@ pub use crate::device::Cuda;
 pub use crate::metrics::{Accuracy, Mean, Metric, MetricState, Metrics, argmax};
 pub use crate::nn::{
     Activation, ConvBlock, CrossEntropy, Dfdx, Dropout, Embedding, Ids, Init, Layer, Linear, Loss, Network, Parameter,
-    StepTape, Tensor, Visitor, VisitorMut, flatten, sparse_cross_entropy,
+    StepTape, Tensor, Visitor, VisitorMut, concatenate, flatten, sparse_cross_entropy,
 };
 pub use crate::optim::{Adam, EarlyStopping, OptimizerConfig, RmsProp, Schedule, Sgd};
 pub use crate::progress::{LogEvery, ProgressMode};

@@ -11,15 +11,15 @@ mod cuda_host;
 use std::collections::BTreeMap;
 
 use cuda_host::{Log, numbers};
-use dfdx::shapes::HasShape;
+use dfdx::shapes::{Axis, HasShape};
 use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::{Attention, Backend, Cell, Direction, Recurrence, Targets};
 use elistimator::nn::{
-    Activation, AvgPool2D, BatchNorm, Conv2D, ConvBlock, Crf, Embedding, Gradients, Ids, Init, Layer, LayerNorm,
+    Activation, AvgPool2D, BatchNorm, Conv2D, ConvBlock, Crf, Ctc, Embedding, Gradients, Ids, Init, Layer, LayerNorm,
     Linear, Lstm, MaxPool2D, MultiHeadAttention, Network, Parameter, StepTape, Tensor, Visitor, VisitorMut,
-    sparse_cross_entropy,
+    concatenate, sparse_cross_entropy,
 };
 use elistimator::optim::{
     Adagrad, Adam, Ftrl, Lamb, Optimizer, OptimizerConfig, ParameterUpdate, RmsProp, Sgd, UpdateRule,
@@ -532,6 +532,110 @@ fn embeddings() {
     assert!(log.is_of_a_gpu() || launches == [4, 2], "{counts:?}");
 }
 
+/// The logits of a language model whose output is tied to its table.
+fn tied_logits<D: Device>() -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let table = Embedding::builder(9, 5).weights(Init::Values(numbers(2, 45))).build(&device).unwrap();
+    let ids = Ids::new(vec![3, 8, 3, 4, 0, 3], (2, 3)).unwrap();
+    let y = table.logits(table.forward(ids.traced(StepTape::<D>::default())).unwrap()).unwrap();
+    assert_eq!(y.shape(), &(2, 3, 9));
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    vec![output, gradient(&gradients, &table.weight)]
+}
+
+#[test]
+fn tied_output_layers() {
+    let Some(_) = double("tied_output_layers") else { return };
+    assert_same(tied_logits::<Cpu>(), tied_logits::<Cuda>());
+}
+
+/// Three tensors joined along the channels, one of them twice, with all gradients.
+fn joined<D: Device>(channels: [usize; 3]) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let shape = |channels: usize| (2, channels, 5, 7);
+    let images: Vec<Tensor<Images, D>> = channels
+        .iter()
+        .zip(1..)
+        .map(|(count, seed)| device.tensor_from_vec(numbers(seed, 70 * count), shape(*count)))
+        .collect();
+    let [a, b, c] = [0, 1, 2].map(|at| images[at].leaky_trace());
+    let y = concatenate((a, b, c, images[0].leaky_trace()), Axis::<1>).unwrap();
+    assert_eq!(y.shape(), &shape(channels.iter().sum::<usize>() + channels[0]));
+    let output = y.as_vec();
+    let gradients = weighted_sum(&device, flat(y)).backward();
+    let mut all = vec![output];
+    all.extend(images.iter().filter(|x| x.shape().1 > 0).map(|x| gradients.get(x).as_vec()));
+    all
+}
+
+#[test]
+fn joined_tensors() {
+    let Some(mut log) = double("joined_tensors") else { return };
+    for channels in [[3, 1, 4], [1, 0, 40]] {
+        assert_same(joined::<Cpu>(channels), joined::<Cuda>(channels));
+    }
+    let counts = log.counts();
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    let launches = ["join_columns", "join_columns_backward"].map(|name| of(&format!("launch {name}")));
+    // One for each tensor that is not empty.
+    assert!(log.is_of_a_gpu() || launches == [7, 7], "{counts:?}");
+    let device = open::<Cuda>();
+    let empty: Tensor<(usize, usize), Cuda> = device.tensor_from_vec(vec![], (0, 3));
+    assert_eq!(concatenate([empty.clone(), empty], Axis::<1>).unwrap().shape(), &(0, 6));
+    let rows = |rows: usize| device.tensor_from_vec(numbers(1, 2 * rows), (rows, 2));
+    assert!(Cuda::concatenate(vec![rows(2), rows(3)]).is_err());
+}
+
+/// Losses of connectionist temporal classification, and the gradient.
+fn ctc<D: Device>(lengths: &[usize], classes: usize) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let length = lengths.iter().copied().max().unwrap();
+    let targets: Vec<Vec<usize>> = lengths.iter().map(|steps| (0..steps / 2).map(|i| 1 + i % 2).collect()).collect();
+    let ctc = Ctc::new().lengths(lengths);
+    let x = device.tensor_from_vec(numbers(4, lengths.len() * length * classes), (lengths.len(), length, classes));
+    let untraced = ctc.per_example(x.clone(), &targets).unwrap().as_vec();
+    let y = ctc.per_example(x.leaky_trace(), &targets).unwrap();
+    let output = y.as_vec();
+    assert_eq!(output, untraced);
+    let gradients = weighted_sum(&device, y).backward();
+    let mean = ctc.mean(x.clone(), &targets).unwrap().as_vec();
+    let found = ctc.beam_search(&x, 5).unwrap();
+    vec![output, gradients.get(&x).as_vec(), mean, found.iter().map(|found| found[0].log_probability).collect()]
+}
+
+#[test]
+fn temporal_classification() {
+    let Some(mut log) = double("temporal_classification") else { return };
+    for (lengths, classes) in [(&[6, 0, 1, 4][..], 5), (&[3, 2], 3), (&[300], 40)] {
+        assert_same(ctc::<Cpu>(lengths, classes), ctc::<Cuda>(lengths, classes));
+        let counts = log.counts();
+        let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+        assert!(log.is_of_a_gpu() || of("launch ctc_backward") == 1, "{counts:?}");
+    }
+}
+
+/// What one training step of it asks of the device: the logits are read, and come back as losses and slopes.
+#[test]
+fn a_step_of_temporal_classification_reads_the_logits_once() {
+    let Some(mut log) = double("a_step_of_temporal_classification_reads_the_logits_once") else { return };
+    let device = open::<Cuda>();
+    let x = device.tensor_from_vec(numbers(1, 2 * 5 * 4), (2, 5, 4));
+    log.counts();
+    let loss = Ctc::new().mean(x.leaky_trace(), &[vec![1, 1, 3], vec![2]]).unwrap();
+    let gradients = loss.backward();
+    let counts = log.counts();
+    drop(gradients);
+    if log.is_of_a_gpu() {
+        return;
+    }
+    let of = |what: &str| counts.get(what).copied().unwrap_or(0);
+    // The slopes both by the logits and by the losses, and the sum.
+    assert_eq!((of("launch"), of("gemm")), (3, 0), "{counts:?}");
+    // Losses, slopes, and dfdx's 1 to start the backward pass from.
+    assert_eq!((of("h2d"), of("d2h"), of("d2d")), (3, 1, 0), "{counts:?}");
+}
+
 /// Losses of a conditional random field, and all gradients.
 fn crf<D: Device>(lengths: &[usize], length: usize, count: usize) -> Vec<Vec<f32>> {
     let device = open::<D>();
@@ -976,6 +1080,8 @@ fn operations_when_memory_is_reached_by_copies() {
     assert_same(attention::<Cpu>((5, 7), &case), attention::<Cuda>((5, 7), &case));
     assert_same(batch_norm::<Cpu>(5, 3, 7), batch_norm::<Cuda>(5, 3, 7));
     assert_same(crf::<Cpu>(&[3, 0, 2], 3, 5), crf::<Cuda>(&[3, 0, 2], 3, 5));
+    assert_same(joined::<Cpu>([3, 1, 4]), joined::<Cuda>([3, 1, 4]));
+    assert_same(ctc::<Cpu>(&[5, 4], 4), ctc::<Cuda>(&[5, 4], 4));
     assert_same(embedding::<Cpu>(5), embedding::<Cuda>(5));
     assert_same(bags::<Cpu>(5), bags::<Cuda>(5));
     assert_same(on_gradients::<Cpu>(70), on_gradients::<Cuda>(70));

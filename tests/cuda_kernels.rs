@@ -834,6 +834,36 @@ fn layer_norm() {
 }
 
 #[test]
+fn columns_of_joined_rows() {
+    let Some(mut host) = Host::start() else { return };
+    let (rows, width, total, start) = (7usize, 5usize, 11usize, 4usize);
+    let (x, y) = (numbers(1, rows * width), numbers(2, rows * total));
+    let place = |i: usize| i / width * total + start + i % width;
+    let sizes = [A::u32(width as u32), A::u32(total as u32), A::u32(start as u32), A::u64((rows * width) as u64)];
+    let arguments = [&[A::F32(&y), A::F32(&x)][..], &sizes].concat();
+    let out = host.launch("join_columns", (2, 1), 32, &arguments);
+    let mut want = wide(&y);
+    (0..x.len()).for_each(|i| want[place(i)] = f64::from(x[i]));
+    assert_close("y", &out[0].f32(), &want);
+    let arguments = [&[A::F32(&x), A::F32(&y)][..], &sizes].concat();
+    let out = host.launch("join_columns_backward", (2, 1), 32, &arguments);
+    let want: Vec<f64> = (0..x.len()).map(|i| f64::from(x[i]) + f64::from(y[place(i)])).collect();
+    assert_close("dx", &out[0].f32(), &want);
+}
+
+#[test]
+fn slopes_of_temporal_classification() {
+    let Some(mut host) = Host::start() else { return };
+    let (rows, width) = (3usize, 13usize);
+    let (dx, dy, slopes) = (numbers(1, rows * width), numbers(2, rows), numbers(3, rows * width));
+    let arguments = [A::F32(&dx), A::F32(&dy), A::F32(&slopes), A::u32(width as u32), A::u64((rows * width) as u64)];
+    let out = host.launch("ctc_backward", (2, 1), 32, &arguments);
+    let want: Vec<f64> =
+        (0..dx.len()).map(|i| f64::from(dx[i]) + f64::from(dy[i / width]) * f64::from(slopes[i])).collect();
+    assert_close("dx", &out[0].f32(), &want);
+}
+
+#[test]
 fn embeddings() {
     let Some(mut host) = Host::start() else { return };
     let (vocabulary, width) = (6, 10);

@@ -60,6 +60,31 @@ fn a_tied_output_layer_adds_to_the_gradient_of_the_table() {
     check_finite_differences(&mut table, &[0.0], (1,), 5e-3, f);
     assert_eq!(run(&table, &[0.0], (1,), f).gradients.len(), 1, "saved once");
     assert!(message(table.logits(tensor(&[0.0; 3], (1, 3)))).contains("found a weight of shape [6, 4]"));
+    assert!(message(table.logits(tensor(&[0.0; 3], (1, 1, 3)))).contains("found a weight of shape [6, 4]"));
+}
+
+#[test]
+fn tied_logits_of_sequences_are_those_of_their_steps() {
+    let mut table = Embedding::builder(6, 4).build(&cpu()).unwrap();
+    randomize(&mut table, 0.5);
+    let x = noise(2 * 3 * 4, 5);
+    let found = run(&table, &x, (2, 3, 4), |t, x: Traced<(usize, usize, usize)>| t.logits(x));
+    let rows = run(&table, &x, (6, 4), |t, x: Traced<(usize, usize)>| t.logits(x));
+    assert_same(&found, &rows, 0.0);
+    assert_eq!(dims(&table.logits(tensor(&x, (2, 3, 4))).unwrap()), [2, 3, 6]);
+    let weight = table.weight.values();
+    for (row, found) in x.chunks(4).zip(found.y.chunks(6)) {
+        let expected: Vec<f32> = weight.chunks(4).map(|w| w.iter().zip(row).map(|(w, x)| w * x).sum()).collect();
+        assert_close("y", found, &expected, 1e-6);
+    }
+    check_finite_differences(&mut table, &x, (2, 3, 4), 5e-3, |t, x: Traced<(usize, usize, usize)>| t.logits(x));
+    // Both uses of the table in one pass, with a size that the compiler knows.
+    let mut table = Embedding::<Cpu, Const<4>>::builder(6, Const).build(&cpu()).unwrap();
+    check_finite_differences(&mut table, &[0.0], (1,), 5e-3, |t, x: Traced<(usize,)>| {
+        let (_, tape) = x.split_tape();
+        t.logits(t.forward(Ids::new(vec![1, 5, 1, 0], (2, 2))?.traced(tape))?)
+    });
+    assert_eq!(dims(&table.logits(tensor(&[], (0, 3, Const::<4>))).unwrap()), [0, 3, 6]);
 }
 
 #[test]

@@ -582,7 +582,8 @@ fn windows_are_the_stretches_of_a_series() {
         for source in [&arrays, &records, &stream] {
             let data = source.clone().window(size, shift);
             assert!(data.len().is_none_or(|len| len == expected.len() as u64), "{:?} of {data}", data.len());
-            let found: Vec<Vec<i64>> = all(&data, 0, 0, 0).iter().map(|window| flat(std::slice::from_ref(window))).collect();
+            let found: Vec<Vec<i64>> =
+                all(&data, 0, 0, 0).iter().map(|window| flat(std::slice::from_ref(window))).collect();
             assert_eq!(found, expected, "{data}");
             keeps_the_promises(&data);
             keeps_the_promises(&data.shuffle(4).batch(3));

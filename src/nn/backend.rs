@@ -143,6 +143,21 @@ pub struct Transitions<'a, D: Device> {
     pub end: &'a Parameter<D>,
 }
 
+/// What connectionist temporal classification compares logits with.
+#[derive(Debug, Clone, Copy)]
+pub struct Labellings<'a> {
+    /// The labels of each example, none of them the blank.
+    pub targets: &'a [&'a [usize]],
+    /// Steps of each example, at most the padded length.
+    pub lengths: &'a [usize],
+    /// The class that stands for no label.
+    pub blank: usize,
+    /// A factor of each example's loss.
+    pub weights: &'a [f32],
+    /// Whether an infinite loss counts as 0.
+    pub zero_infinity: bool,
+}
+
 /// dfdx's device with our fused operations; the bodies given here are composed of stock operations and hold on every
 /// device, so that they are the oracle of the faster ones. Sizes have been checked by the layers.
 pub trait Backend:
@@ -346,10 +361,38 @@ pub trait Backend:
     {
         reference::crf(emissions, transitions, tags, lengths)
     }
+
+    /// `weight * -ln p(target | logits)` of each example, over all ways to spread its target over its steps. What is known
+    /// besides the logits `(batch, length, classes)` has been checked.
+    fn ctc<T: Tape<f32, Self>>(
+        logits: Sequences<Self, T>,
+        labellings: &Labellings<'_>,
+    ) -> ModelResult<Tensor<(usize,), Self, T>>
+    where
+        Self: Device;
+
+    /// Rows one after another: parts `(rows, values)` with the same number of rows, at least one.
+    fn concatenate<T: Tape<f32, Self>>(parts: Vec<Rows<Self, T>>) -> ModelResult<Rows<Self, T>>
+    where
+        Self: Device,
+    {
+        reference::concatenate(parts)
+    }
 }
 
 impl Backend for Cpu {
     const READS_ARE_FREE: bool = true;
+
+    fn ctc<T: Tape<f32, Self>>(
+        logits: Sequences<Self, T>,
+        labellings: &Labellings<'_>,
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        cpu::ctc(logits, labellings)
+    }
+
+    fn concatenate<T: Tape<f32, Self>>(parts: Vec<Rows<Self, T>>) -> ModelResult<Rows<Self, T>> {
+        cpu::concatenate(parts)
+    }
 
     fn activation<S: Shape, T: Tape<f32, Self>>(
         x: Tensor<S, Self, T>,

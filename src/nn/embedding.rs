@@ -6,7 +6,9 @@ use dfdx::shapes::Dim;
 use dfdx::tensor::Tape;
 use dfdx::tensor_ops::ReshapeTo;
 
-use crate::nn::{Activation, Ids, Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with};
+use crate::nn::{
+    Activation, Ids, Init, Layer, LinearInput, Network, Parameter, Tensor, Visitor, VisitorMut, linear_with,
+};
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A vector for each entry of a vocabulary: [`Ids`] `(batch, length)` to `(batch, length, size)`, or `(batch)` to `(batch,
@@ -66,12 +68,26 @@ impl<D: Device, E: Dim> Embedding<D, E> {
         self.entries
     }
 
-    /// The products of each row of `(rows, size)` with every entry's vector, `(rows, entries)`: an output layer whose
-    /// weights are tied to the table (Press and Wolf 2017), which is saved once.
+    /// The products of each vector with every entry's: `(batch, size)` to `(batch, entries)`, or `(batch, length, size)` to
+    /// `(batch, length, entries)` as a language model needs. An output layer whose weights are tied to the table (Press and
+    /// Wolf 2017), which is saved once and receives the gradients of both.
+    ///
+    /// ```
+    /// use elistimator::nn::{Embedding, Ids, Layer};
+    /// use elistimator::{Device, DeviceSpec, device::Cpu};
+    /// # fn main() -> elistimator::ModelResult<()> {
+    /// let device = Cpu::open(DeviceSpec::Cpu, 7)?;
+    /// let words = Embedding::new(&device, 100, 16)?;
+    /// let vectors = words.forward(Ids::new(vec![1, 2, 3, 1, 0, 0], (2, 3))?)?;
+    /// let logits = words.logits(vectors)?;
+    /// assert_eq!(dfdx::shapes::HasShape::shape(&logits), &(2, 3, 100));
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// When the sizes do not fit.
-    pub fn logits<B: Dim, T: Tape<f32, D>>(&self, x: Tensor<(B, E), D, T>) -> ModelResult<Tensor<(B, usize), D, T>> {
+    pub fn logits<X: LinearInput<D, Inputs = E>>(&self, x: X) -> ModelResult<X::Output> {
         linear_with(x, &self.weight, None, Activation::Identity)
     }
 

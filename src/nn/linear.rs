@@ -6,6 +6,7 @@ use dfdx::shapes::{Dim, HasShape};
 use dfdx::tensor::Tape;
 use dfdx::tensor_ops::ReshapeTo;
 
+use crate::nn::backend::Rows;
 use crate::nn::{Activation, Init, Layer, Network, Parameter, Tensor, Visitor, VisitorMut};
 use crate::{Device, ModelError, ModelResult};
 
@@ -181,8 +182,8 @@ impl<B: Dim, L: Dim, D: Device, I: Dim, O: Dim, T: Tape<f32, D>> Layer<Tensor<(B
 }
 
 /// `activation(x · weightᵀ + bias)` with parameters that belong to another layer: how two places share, or tie, one tensor.
-/// The parameter is saved once, where it lives, and its gradients add up. `x` is `(batch, inputs)`, the weight `(outputs,
-/// inputs)`.
+/// The parameter is saved once, where it lives, and its gradients add up. `x` is `(batch, inputs)` or `(batch, length,
+/// inputs)`, the weight `(outputs, inputs)`.
 ///
 /// ```
 /// use elistimator::nn::{Activation, Layer, Linear, Tensor, linear_with};
@@ -199,23 +200,75 @@ impl<B: Dim, L: Dim, D: Device, I: Dim, O: Dim, T: Tape<f32, D>> Layer<Tensor<(B
 ///
 /// # Errors
 /// When the sizes do not fit.
-pub fn linear_with<B: Dim, I: Dim, D: Device, T: Tape<f32, D>>(
-    x: Tensor<(B, I), D, T>,
+pub fn linear_with<D: Device, X: LinearInput<D>>(
+    x: X,
     weight: &Parameter<D>,
     bias: Option<&Parameter<D>>,
     activation: Activation,
-) -> ModelResult<Tensor<(B, usize), D, T>> {
-    let (batch, inputs) = *x.shape();
-    let outputs = match weight.dims() {
-        [outputs, found] if *found == inputs.size() && bias.is_none_or(|bias| bias.len() == *outputs) => *outputs,
-        dims => {
-            return Err(ModelError::msg(format!(
-                "linear: found a weight of shape {dims:?} and a bias of {:?} values, expected {} inputs and a bias per output",
+) -> ModelResult<X::Output> {
+    x.map_rows(|rows| {
+        let inputs = rows.shape().1;
+        match weight.dims() {
+            [outputs, found] if *found == inputs && bias.is_none_or(|bias| bias.len() == *outputs) => {
+                D::linear(rows, weight, bias, activation, true)
+            }
+            dims => Err(ModelError::msg(format!(
+                "linear: found a weight of shape {dims:?} and a bias of {:?} values, expected {inputs} inputs and a bias per \
+                 output",
                 bias.map(Parameter::len),
-                inputs.size()
-            )));
+            ))),
         }
-    };
-    let y = D::linear(x.try_reshape_like(&(batch.size(), inputs.size()))?, weight, bias, activation, true)?;
-    Ok(y.try_reshape_like(&(batch, outputs))?)
+    })
+}
+
+/// What [`linear_with`] and [`Embedding::logits`](crate::nn::Embedding::logits) take: `(batch, inputs)`, or `(batch, length,
+/// inputs)` for the same at every position.
+pub trait LinearInput<D: Device> {
+    /// The last dimension's type.
+    type Inputs: Dim;
+    /// The tape that the tensor carries.
+    type Tape: Tape<f32, D>;
+    /// The same shape with `usize` outputs in the place of the inputs.
+    type Output;
+
+    /// What `outputs` makes of all rows, back in their places.
+    ///
+    /// # Errors
+    /// Those of `outputs`, and when the device's memory runs out.
+    fn map_rows(
+        self,
+        outputs: impl FnOnce(Rows<D, Self::Tape>) -> ModelResult<Rows<D, Self::Tape>>,
+    ) -> ModelResult<Self::Output>;
+}
+
+impl<B: Dim, I: Dim, D: Device, T: Tape<f32, D>> LinearInput<D> for Tensor<(B, I), D, T> {
+    type Inputs = I;
+    type Tape = T;
+    type Output = Tensor<(B, usize), D, T>;
+
+    fn map_rows(
+        self,
+        outputs: impl FnOnce(Rows<D, T>) -> ModelResult<Rows<D, T>>,
+    ) -> ModelResult<Tensor<(B, usize), D, T>> {
+        let (batch, inputs) = *self.shape();
+        let y = outputs(self.try_reshape_like(&(batch.size(), inputs.size()))?)?;
+        let count = y.shape().1;
+        Ok(y.try_reshape_like(&(batch, count))?)
+    }
+}
+
+impl<B: Dim, L: Dim, I: Dim, D: Device, T: Tape<f32, D>> LinearInput<D> for Tensor<(B, L, I), D, T> {
+    type Inputs = I;
+    type Tape = T;
+    type Output = Tensor<(B, L, usize), D, T>;
+
+    fn map_rows(
+        self,
+        outputs: impl FnOnce(Rows<D, T>) -> ModelResult<Rows<D, T>>,
+    ) -> ModelResult<Tensor<(B, L, usize), D, T>> {
+        let (batch, length, inputs) = *self.shape();
+        let y = outputs(self.try_reshape_like(&(batch.size() * length.size(), inputs.size()))?)?;
+        let count = y.shape().1;
+        Ok(y.try_reshape_like(&(batch, length, count))?)
+    }
 }

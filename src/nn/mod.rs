@@ -4,11 +4,14 @@ mod activation;
 mod attention;
 #[doc(hidden)]
 pub mod backend;
+mod concatenate;
 mod conv1d;
 mod conv2d;
 mod conv_block;
 mod cpu;
 mod crf;
+mod ctc;
+mod ctc_beam;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 mod dfdx_module;
@@ -37,10 +40,12 @@ mod window;
 
 pub use activation::Activation;
 pub use attention::MultiHeadAttention;
+pub use concatenate::{Along, Concatenate, concatenate};
 pub use conv_block::{ConvBlock, ConvBlockBuilder};
 pub use conv1d::{AvgPool1D, Conv1D, Conv1DBuilder, GlobalPool1D, MaxPool1D};
 pub use conv2d::{Conv2D, Conv2DBuilder};
 pub use crf::{Crf, TagPath};
+pub use ctc::{Ctc, Labelling};
 pub use dfdx_module::Dfdx;
 pub use dropout::Dropout;
 pub use embedding::{Bags, Combiner, Embedding, EmbeddingBag, EmbeddingBuilder};
@@ -48,7 +53,7 @@ pub use flatten::{Flatten, FlattenLayer, flatten};
 pub use ids::Ids;
 pub use init::Init;
 pub use layer::Layer;
-pub use linear::{Linear, LinearBuilder, linear_with};
+pub use linear::{Linear, LinearBuilder, LinearInput, linear_with};
 pub use loss::{CrossEntropy, Logits, Loss, sparse_cross_entropy};
 pub(crate) use mask::{check_lengths, mask_values};
 pub use mask::{mask_after_end, max_over_time, mean_over_time, sequence_mask};

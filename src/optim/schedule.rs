@@ -63,7 +63,7 @@ pub enum Schedule {
         floor: f64,
     },
     /// Up by half a cosine from `start` times the base to the base, then down to `end` times the base (Smith and Topin 2018).
-    /// The base is the highest learning rate.
+    /// The base is the highest learning rate; the momentum stays as it is, as in PyTorch with `cycle_momentum=False`.
     OneCycle {
         /// The length of the whole.
         steps: u64,

@@ -11,5 +11,7 @@
 #include "../../src/nn/cuda/embedding.cu"
 #include "../../src/nn/cuda/attention.cu"
 #include "../../src/nn/cuda/crf.cu"
+#include "../../src/nn/cuda/ctc.cu"
+#include "../../src/nn/cuda/concatenate.cu"
 #include "../../src/nn/cuda/optimizer.cu"
 #include "../../src/nn/cuda/gradient.cu"

@@ -3,9 +3,11 @@
 
 mod attention;
 mod cells;
+mod concatenate;
 mod convolution;
 mod convolution_plan;
 mod crf;
+mod ctc;
 mod elementwise;
 mod embedding;
 mod images;
@@ -22,8 +24,12 @@ mod scratch;
 mod winograd;
 
 pub(crate) use attention::attention;
+pub(crate) use concatenate::concatenate;
 pub(crate) use convolution::{conv_block, conv2d};
 pub(crate) use crf::crf;
+#[cfg(feature = "cuda")]
+pub(crate) use ctc::ctc_losses;
+pub(crate) use ctc::{ctc, log_sum_exp};
 pub(crate) use elementwise::{activation, dropout};
 pub(crate) use embedding::{embedding, embedding_bag};
 pub(crate) use linear::linear;

@@ -4,12 +4,13 @@ use dfdx::shapes::Shape;
 use dfdx::tensor::{Cuda, Tape};
 
 use super::{
-    attention, batch_norm, convolution, crf, elementwise, embedding, linear, loss, normalization, pool, recurrent,
+    attention, batch_norm, concatenate, convolution, crf, ctc, elementwise, embedding, linear, loss, normalization,
+    pool, recurrent,
 };
 use crate::ModelResult;
 use crate::nn::backend::{
-    Attention, Backend, Convolution, Direction, Normalized, Pooling, Recurrence, RecurrentRun, Sequences, State,
-    Statistics, Targets, Transitions,
+    Attention, Backend, Convolution, Direction, Labellings, Normalized, Pooling, Recurrence, RecurrentRun, Rows,
+    Sequences, State, Statistics, Targets, Transitions,
 };
 use crate::nn::window::WindowOver;
 use crate::nn::{Activation, Parameter, Tensor};
@@ -135,6 +136,17 @@ impl Backend for Cuda {
         recurrence: &Recurrence<'_>,
     ) -> ModelResult<RecurrentRun<Self, T>> {
         recurrent::recurrent(x, directions, initial, recurrence)
+    }
+
+    fn ctc<T: Tape<f32, Self>>(
+        logits: Sequences<Self, T>,
+        labellings: &Labellings<'_>,
+    ) -> ModelResult<Tensor<(usize,), Self, T>> {
+        ctc::ctc(logits, labellings)
+    }
+
+    fn concatenate<T: Tape<f32, Self>>(parts: Vec<Rows<Self, T>>) -> ModelResult<Rows<Self, T>> {
+        concatenate::concatenate(parts)
     }
 
     fn crf<T: Tape<f32, Self>>(

@@ -21,12 +21,14 @@ const SOURCE: &str = concat!(
     include_str!("embedding.cu"),
     include_str!("attention.cu"),
     include_str!("crf.cu"),
+    include_str!("ctc.cu"),
+    include_str!("concatenate.cu"),
     include_str!("optimizer.cu"),
     include_str!("gradient.cu"),
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 57] = [
+const KERNELS: [&str; 60] = [
     "probe",
     "activation",
     "activation_backward",
@@ -68,6 +70,9 @@ const KERNELS: [&str; 57] = [
     "crf_backward",
     "crf_transitions",
     "crf_parameters",
+    "ctc_backward",
+    "join_columns",
+    "join_columns_backward",
     "lstm_step",
     "lstm_step_backward",
     "gru_step",

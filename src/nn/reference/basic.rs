@@ -2,10 +2,11 @@
 
 use dfdx::shapes::{Axes2, Axis, HasShape, Shape};
 use dfdx::tensor::{NoneTape, Tape, WithEmptyTape};
-use dfdx::tensor_ops::{BroadcastTo, PermuteTo, ReshapeTo, TryAdd, TryMatMul, TryMul, TrySub};
+use dfdx::tensor_ops::{BroadcastTo, PermuteTo, ReshapeTo, TryAdd, TryConcatAlong, TryMatMul, TryMul, TrySub};
 
+use crate::nn::backend::Rows;
 use crate::nn::{Activation, Parameter, RandomStream, Tensor};
-use crate::{Device, ModelResult};
+use crate::{Device, ModelError, ModelResult};
 
 /// See [`Backend::activation`](crate::nn::backend::Backend::activation).
 pub fn activation<S: Shape, D: Device, T: Tape<f32, D>>(
@@ -69,4 +70,16 @@ pub fn dropout<S: Shape, D: Device, T: Tape<f32, D>>(
         .collect();
     let mask = x.device().try_tensor_from_vec(mask, shape)?;
     Ok(x.try_contiguous()?.try_mul(mask)?)
+}
+
+/// See [`Backend::concatenate`](crate::nn::backend::Backend::concatenate).
+pub fn concatenate<D: Device, T: Tape<f32, D>>(parts: Vec<Rows<D, T>>) -> ModelResult<Rows<D, T>> {
+    let mut parts = parts.into_iter();
+    let Some(mut joined) = parts.next() else {
+        return Err(ModelError::msg("concatenate: found no tensor, expected at least one"));
+    };
+    for part in parts {
+        joined = (joined, part).try_concat_along(Axis::<1>)?;
+    }
+    Ok(joined)
 }

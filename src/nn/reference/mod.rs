@@ -11,7 +11,7 @@ mod norm;
 mod recurrent;
 
 pub use attention::attention;
-pub use basic::{activation, dropout, linear};
+pub use basic::{activation, concatenate, dropout, linear};
 pub(crate) use convolution::counts;
 pub use convolution::{conv_block, conv2d, pool2d};
 pub use crf::crf;
