@@ -8,6 +8,7 @@
 // DRIVER_BREAK_PROBE makes the kernel that the way to tensors' memory is tested with do nothing, so that the test fails.
 // DRIVER_MEMORY names a file with the bytes that the device has, read at every allocation: a test may change it.
 // DRIVER_POOLS is "old" for a driver that knows no bound of memory pools, and "careless" for one that does not keep it.
+// DRIVER_ROUNDING, when the tests are run, has results rounded as on a device: the tests must not depend on that.
 // DRIVER_BUSY makes events seem not to have happened until somebody waits for them.
 // DRIVER_LOG names a file that receives a line for each launch, gemm, h2d, d2h, d2d, memset, alloc, free, keep, lock and sync; an h2d
 // by another thread than the one that launches is "aside".
@@ -401,7 +402,8 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
     --after;
     return (u64)from + n <= after->first + after->second;
   }();
-  if (!from && n) return 1;
+  // Of a copy of nothing the documentation does not say that it is none.
+  if (!from || !n) return 1;
   if (stream_) {
     const std::lock_guard<std::mutex> lock(memory_lock);
     const auto block = block_of(to);
@@ -432,7 +434,7 @@ int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) { return cuMemcpyHtoDAsy
 int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
   need_context("cuMemcpyDtoHAsync_v2");
   need_memory(from, n, "cuMemcpyDtoHAsync_v2");
-  if (!to && n) return 1;
+  if (!to || !n) return 1;
   return memcpy(to, (void *)from, n), note("d2h %zu\n", n), 0;
 }
 int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, 0); }
@@ -501,9 +503,20 @@ static void multiply(int ta, int tb, int m, int n, int k, float alpha, const flo
   need_matrix(c, false, m, n, ldc, "the result of a product");
   for (int j = 0; j < n; ++j)
     for (int i = 0; i < m; ++i) {
+#ifdef ROUNDING
+      // Parts of what is summed, from the last one on.
+      float sum = 0;
+      for (int end = k; end > 0; end -= 16) {
+        float part = 0;
+        for (int l = std::max(0, end - 16); l < end; ++l)
+          part += a[ta ? l + (size_t)i * lda : i + (size_t)l * lda] * b[tb ? j + (size_t)l * ldb : l + (size_t)j * ldb];
+        sum += part;
+      }
+#else
       double sum = 0;
       for (int l = 0; l < k; ++l)
         sum += (double)a[ta ? l + (size_t)i * lda : i + (size_t)l * lda] * b[tb ? j + (size_t)l * ldb : l + (size_t)j * ldb];
+#endif
       float &to = c[i + (size_t)j * ldc];
       to = alpha * (float)sum + (beta == 0.0f ? 0.0f : beta * to);
     }
