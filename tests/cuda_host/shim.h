@@ -108,14 +108,14 @@ static std::map<std::string, std::function<void(void **)>> &kernels() {
 
 // What looks at the arguments of a launch: pointers, and everything else as words.
 #ifndef LOOK_AT_POINTER
-#define LOOK_AT_POINTER(pointer, alignment)
-#define LOOK_AT_WORDS(words, count)
+#define LOOK_AT_POINTER(pointer, alignment) (void)pointer
+#define LOOK_AT_WORDS(words, count) (void)words
 #endif
 template <class Any> static void look_at(Any *pointer) { LOOK_AT_POINTER(pointer, alignof(Any)); }
 template <class Any> static void look_at(const Any &value) {
-  std::vector<u64_word> words(sizeof value / sizeof(u64_word));
-  memcpy(words.data(), &value, words.size() * sizeof(u64_word));
-  LOOK_AT_WORDS(words.data(), words.size());
+  u64_word words[sizeof value / sizeof(u64_word) + 1];
+  memcpy(words, &value, sizeof value / sizeof(u64_word) * sizeof(u64_word));
+  LOOK_AT_WORDS(words, sizeof value / sizeof(u64_word));
 }
 
 template <class... Arguments, size_t... Indices>
