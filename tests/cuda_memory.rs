@@ -374,8 +374,9 @@ fn warnings(model: Cut, log: &mut cuda_host::Log) -> (Vec<String>, Vec<usize>) {
 fn parameters_that_no_loss_reaches_are_named_without_waiting_in_every_step() {
     let test = "parameters_that_no_loss_reaches_are_named_without_waiting_in_every_step";
     let Some(mut log) = anywhere(test) else { return };
-    // A loss for each step; four gradients in the first one, and in the 64th what the steps since then have left of two.
-    let losses = [1, 61, 2, 36].map(|steps| 4 * steps);
+    // A loss for each step, and a norm for every tenth; four gradients in the first one, and in the 64th what the steps since
+    // then have left of two.
+    let losses = [1, 61 + 6, 2, 36 + 4].map(|values| 4 * values);
     for every in [None, Some(5), Some(1)] {
         let (found, read) = warnings(Cut(every), &mut log);
         let text = "hidden.weight, hidden.bias in 64 steps";
