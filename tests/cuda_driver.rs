@@ -720,7 +720,7 @@ fn attentions() {
     assert_eq!(weighted_sum(&device, flat(y)).backward().get(&x).as_vec(), [0.0; 12]);
 }
 
-/// The driver is asked for no copy of nothing, which it might refuse.
+/// Nothing is launched over an empty grid, which a driver refuses.
 #[test]
 fn batches_of_nothing() {
     let Some(mut log) = double("batches_of_nothing") else { return };

@@ -402,8 +402,7 @@ int cuMemcpyHtoDAsync_v2(u64 to, const void *from, size_t n, void *stream_) {
     --after;
     return (u64)from + n <= after->first + after->second;
   }();
-  // Of a copy of nothing the documentation does not say that it is none.
-  if (!from || !n) return 1;
+  if (!from && n) return 1;
   if (stream_) {
     const std::lock_guard<std::mutex> lock(memory_lock);
     const auto block = block_of(to);
@@ -434,7 +433,7 @@ int cuMemcpyHtoD_v2(u64 to, const void *from, size_t n) { return cuMemcpyHtoDAsy
 int cuMemcpyDtoHAsync_v2(void *to, u64 from, size_t n, void *) {
   need_context("cuMemcpyDtoHAsync_v2");
   need_memory(from, n, "cuMemcpyDtoHAsync_v2");
-  if (!to || !n) return 1;
+  if (!to && n) return 1;
   return memcpy(to, (void *)from, n), note("d2h %zu\n", n), 0;
 }
 int cuMemcpyDtoH_v2(void *to, u64 from, size_t n) { return cuMemcpyDtoHAsync_v2(to, from, n, 0); }
@@ -458,6 +457,7 @@ int cuModuleLoadData(void **module, const void *image) {
   if (strncmp((const char *)image, "//", 2) && !strstr((const char *)image, ".version")) return 200;
   return *module = new std::string((const char *)image), 0;
 }
+int cuModuleLoad(void **, const char *) { return 301; }
 int cuModuleUnload(void *module) { return delete (std::string *)module, 0; }
 int cuModuleGetFunction(void **function, void *module, const char *name) {
   if (((std::string *)module)->find(std::string(".entry ") + name + "(") == std::string::npos) return 500;
