@@ -15,7 +15,8 @@
 # What matters most runs first, and the page is written anew after each part, so that it is there whatever ends the rest. What
 # is not done after GPU_CHECK_TIME seconds (570) is not done, and the page says so. So it does where a rate is not there after
 # GPU_CHECK_RATE_TIME seconds (60; with torch.compile, twice as many). All that was printed is in DIR/logs.
-# The exit status is 1 if anything failed, or if there is no GPU; a way to run PyTorch that does not work here is no failure.
+# Tests that failed run once more, each alone. The exit status is 1 if anything failed, or if there is no GPU; a way to run
+# PyTorch that does not work here is no failure.
 set -euo pipefail
 
 # The programs of a check: tests that run on every device, by the name of their file, and examples.
@@ -31,6 +32,8 @@ mnist_accuracy=0.980
 # Seconds after which everything is given up, and after which one rate is.
 time=${GPU_CHECK_TIME:-570}
 rate_time=${GPU_CHECK_RATE_TIME:-60}
+# Seconds in which tests that failed are begun once more.
+alone_time=60
 
 usage() {
   echo "usage: gpu-check.sh [--build DIR | --run DIR]" >&2
@@ -101,6 +104,9 @@ is_there_a_gpu() {
   [[ $(nvidia-smi -L 2> /dev/null || true) == *GPU* ]]
 }
 
+# Where libraries were looked for before: PyTorch brings its own, and is to use these.
+libraries_of_python=${LD_LIBRARY_PATH:-}
+
 # libraries FOLDER: lets the programs there find the toolkit's libraries, or says which they do not find
 libraries() {
   local folder missing
@@ -111,24 +117,41 @@ for place in importlib.util.find_spec("nvidia").submodule_search_locations: prin
     [ -d "$folder" ] && LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
   done
   export LD_LIBRARY_PATH
-  missing=$({ ldd "$1"/test-* "${examples[@]/#/$1/}" 2> /dev/null || true; } | awk '/not found/ { print $1 }' | sort -u)
+  missing=$(not_found "$1")
+  # The driver's, where it was put beside the system's libraries.
+  for folder in /usr/local/nvidia/lib64 /usr/local/nvidia/lib /usr/lib/wsl/lib; do
+    [[ $missing == *libcuda.so.1* ]] && [ -e "$folder/libcuda.so.1" ] || continue
+    LD_LIBRARY_PATH=${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$folder
+    missing=$(not_found "$1")
+  done
   if [ -n "$missing" ]; then
     echo "gpu-check.sh: these libraries were not found; put them into $1/lib:" $missing >&2
     exit 1
   fi
 }
 
-# section TITLE COMMAND...: runs a command, and keeps its result for the table and what matters of its output for the page
+# not_found FOLDER: the libraries that the programs there do not find
+not_found() {
+  { ldd "$1"/test-* "${examples[@]/#/$1/}" 2> /dev/null || true; } | awk '/not found/ { print $1 }' | sort -u
+}
+
+# log_of TITLE: where what a section prints is kept
+log_of() {
+  echo "$logs/$(tr -c 'A-Za-z0-9\n' - <<< "$1").log"
+}
+
+# section TITLE COMMAND...: runs a command, and keeps its result for the table, for what comes next, and what matters of its
+# output for the page
 section() {
   local title=$1 status=passed result=0 start=$SECONDS cut_short= log
   shift
   if [ $((time - SECONDS)) -lt 5 ]; then
     echo "| $title | not run: the time was up | |" >> "$table"
-    is_late=1
+    is_late=1 last=0
     return
   fi
   echo "== $title" >&2
-  log=$logs/$(tr -c 'A-Za-z0-9\n' - <<< "$title").log
+  log=$(log_of "$title")
   "$@" > "$log" 2>&1 || result=$?
   if [ $result -ne 0 ]; then
     status="**failed** with status $result" failed=1
@@ -146,11 +169,12 @@ section() {
     printf '```\n'
   } >> "$details"
   page "no, this is what there is so far"
+  last=$result
 }
 
 # plain FILE: its text without what a progress bar wrote over, and whatever would end a block of the page
 plain() {
-  tr '\r' '\n' < "$1" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/```//g' | grep -v '^ *$'
+  tr '\r' '\n' < "$1" | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g; s/```//g' | { grep -v '^ *$' || true; }
 }
 
 # page FINISHED: writes what there is
@@ -241,6 +265,29 @@ busy() {
   return $status
 }
 
+# alone TEST: runs each test that failed once more, in a process of its own, where what another did to the device is over,
+# and the host waits for every launch, so that the error is told where it was made
+alone() {
+  local names name status=0 output=$logs/alone
+  local until=$((SECONDS + alone_time))
+  names=$(plain "$(log_of "tests: $1")" |
+    awk '/^failures:$/ { listed = 1 } /^test result:/ { listed = 0 } listed && /^    [A-Za-z0-9_:]+$/ { print $1 }' | sort -u)
+  # It did not come to its list: the program ended with a signal.
+  [ -n "$names" ] || names=$("./test-$1" --list --format terse | sed -n 's/: test$//p')
+  for name in $names; do
+    if [ $SECONDS -ge $until ]; then
+      echo "not run: $name"
+    elif CUDA_LAUNCH_BLOCKING=1 within "$rate_time" "./test-$1" "$name" --exact --nocapture > "$output" 2>&1; then
+      echo "passed alone: $name"
+    else
+      status=1
+      echo "failed alone: $name"
+      plain "$output" | grep -A 4 'panicked at' | head -n 10 || plain "$output" | tail -n 4
+    fi
+  done
+  return $status
+}
+
 # rate PAIR NAME SECONDS COMMAND...: runs a benchmark, and keeps the rates from the JSON that it prints last, or why there are none
 rate() {
   local pair=$1 name=$2 seconds=$3 line= note= status=0 train= evaluation=
@@ -274,8 +321,8 @@ rate() {
 pytorch() {
   local pair=$1 name=$2 seconds=$3 workload batch
   read -r workload batch <<< "$pair"
-  rate "$pair" "PyTorch $name" "$seconds" "$python" peers/pytorch.py "$workload" --batch "$batch" --steps "${steps[$pair]}" \
-    --device cuda "${@:4}"
+  rate "$pair" "PyTorch $name" "$seconds" env "LD_LIBRARY_PATH=$libraries_of_python" "$python" peers/pytorch.py \
+    "$workload" --batch "$batch" --steps "${steps[$pair]}" --device cuda "${@:4}"
 }
 
 # beside PAIR...: our rates, and PyTorch's as most have it
@@ -306,7 +353,7 @@ otherwise() {
 
 run() {
   local from=$1 test results=$1/gpu-results.md logs=$1/logs failed=0 is_late= python=${PYTHON:-python3} torch device
-  local table details measured occupied
+  local table details measured occupied last
   cd "$from"
   if ! is_there_a_gpu; then
     echo "gpu-check.sh: there is no NVIDIA GPU here; nothing was run and no page written" >&2
@@ -316,7 +363,8 @@ run() {
   libraries "$from"
   device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -n 1)
   # Once: importing it takes seconds.
-  torch=$(bounded "$python" -c 'import torch; print(torch.__version__ if torch.cuda.is_available() else "")' 2> /dev/null) || torch=
+  torch=$(bounded env "LD_LIBRARY_PATH=$libraries_of_python" "$python" -c \
+    'import torch; print(torch.__version__ if torch.cuda.is_available() else "")' 2> /dev/null) || torch=
   rm -rf "$logs"
   mkdir -p "$logs"
   table=$logs/table details=$logs/details measured=$logs/measured occupied=$logs/busy
@@ -326,6 +374,7 @@ run() {
   export ELISTIMATOR_GPU=1
   for test in "${tests[@]}"; do
     section "tests: $test" bounded "./test-$test" --test-threads=1 --nocapture
+    [ $last -eq 0 ] || section "failed tests alone: $test" alone "$test"
   done
   section "MNIST: accuracy" mnist
   section "rates: ${pairs[0]}" beside "${pairs[0]}"

@@ -56,7 +56,7 @@ pub struct Elistimator<M: ModelFn<D>, D: Device = Cpu> {
     pub(crate) gradients: GradientPool<D>,
     pub(crate) training_log: TrainingLog<D>,
     pub(crate) gauges: Gauges,
-    pub(crate) unreached: Unreached,
+    pub(crate) unreached: Unreached<D>,
     pub(crate) logs: Logs,
     pub(crate) progress: Progress,
     /// Away while a save in the background uses it.

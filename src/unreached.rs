@@ -1,6 +1,10 @@
 //! Parameters that no loss reaches: a forward pass that lost its tape looks like training, and leaves them as they began.
 
-use crate::nn::{Gradients, Network, Part, Visitor};
+use std::collections::BTreeSet;
+
+use dfdx::tensor_ops::TryStack;
+
+use crate::nn::{Gradients, Network, Part, Tensor, Visitor};
 use crate::{Device, Error, ErrorKind, ModelResult};
 
 /// For how many steps a gradient may be zero before that is said: weights that start at zero hold back what lies before them for
@@ -10,24 +14,31 @@ const PATIENCE: u32 = 64;
 /// Most names in the warning.
 const MOST_NAMES: usize = 10;
 
-/// Looks at the first steps' gradients. Usually the first step reaches all, and it costs nothing from then on.
-#[derive(Debug, Default)]
-pub(crate) struct Unreached {
-    /// Those whose gradients have all been zero; `None` before the first step.
+/// Looks at the first steps' gradients. Usually the first step reaches all, and it costs nothing from then on. Where the host
+/// waits for what it reads, that is in the first and in the last of these steps only, and all in one transfer.
+pub(crate) struct Unreached<D: Device> {
+    /// Those whose gradients have all been zero, as far as that was read; `None` before the first step.
     names: Option<Vec<String>>,
+    /// What was not read yet: names and the sums of squares of their gradients.
+    unread: Vec<(String, Tensor<(), D>)>,
     steps: u32,
 }
 
-impl Unreached {
+impl<D: Device> Default for Unreached<D> {
+    fn default() -> Self {
+        Self { names: None, unread: Vec::new(), steps: 0 }
+    }
+}
+
+impl<D: Device> Unreached<D> {
     /// Takes in the gradients of a step before they are applied, each with the prefix of the parameters they are for.
-    /// Only where reading them is free; a device in another place would be waited for.
-    pub(crate) fn look<D: Device, N: Network<D>>(
+    pub(crate) fn look<N: Network<D>>(
         &mut self,
         net: &N,
         gradients: &mut [(Gradients<D>, Option<String>)],
         is_frozen: impl Fn(&str) -> bool,
     ) -> ModelResult<()> {
-        if !D::READS_ARE_FREE || self.names.as_ref().is_some_and(Vec::is_empty) {
+        if self.names.as_ref().is_some_and(Vec::is_empty) {
             return Ok(());
         }
         let mut zero = Vec::new();
@@ -38,17 +49,33 @@ impl Unreached {
                 return Ok(());
             }
             for (gradients, scope) in gradients.iter_mut() {
-                if scope.as_ref().is_none_or(|scope| name.starts_with(scope.as_str()))
-                    && D::square_sum(parameter, gradients)?.as_vec() != [0.0]
-                {
+                if scope.as_ref().is_some_and(|scope| !name.starts_with(scope.as_str())) {
+                    continue;
+                }
+                let squares = D::square_sum(parameter, gradients)?;
+                if !D::READS_ARE_FREE {
+                    self.unread.push((name.to_owned(), squares));
+                } else if squares.as_vec() != [0.0] {
                     return Ok(());
                 }
             }
             zero.push(name.to_owned());
             Ok(())
         }))?;
-        self.names = Some(zero);
         self.steps += 1;
+        if self.steps == 1 || self.steps == PATIENCE {
+            let (names, squares): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unread).into_iter().unzip();
+            if !squares.is_empty() {
+                let reached = squares.try_stack()?.as_vec();
+                let reached = names.iter().zip(reached).filter(|(_, squares)| *squares != 0.0);
+                let reached: BTreeSet<&String> = reached.map(|(name, _)| name).collect();
+                zero.retain(|name| !reached.contains(name));
+            }
+        }
+        if zero.is_empty() {
+            self.unread = Vec::new();
+        }
+        self.names = Some(zero);
         Ok(())
     }
 

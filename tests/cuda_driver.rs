@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use cuda_host::{Log, numbers};
 use dfdx::shapes::{Axis, HasShape};
-use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace};
+use dfdx::tensor::{PutTape, SplitTape, Tape, TensorFromVec, Trace, ZerosTensor};
 use dfdx::tensor_ops::{Backward, ReshapeTo};
 use elistimator::device::{Cpu, Cuda};
 use elistimator::nn::backend::{Attention, Backend, Cell, Direction, Recurrence, Targets};
@@ -817,11 +817,28 @@ fn attentions() {
     }
     // Without keys.
     let device = open::<Cuda>();
-    let (x, none) = (device.tensor_from_vec(numbers(1, 12), (1, 2, 6)), device.tensor_from_vec(vec![], (1, 0, 6)));
+    let (x, none) = (device.tensor_from_vec(numbers(1, 12), (1, 2, 6)), device.zeros_like(&(1, 0, 6)));
     let case = Attention { heads: 2, lengths: None, causal: false, dropout: None };
     let y = Cuda::attention(x.leaky_trace(), none.clone().retaped(), none.retaped(), &case).unwrap();
     assert_eq!(y.as_vec(), [0.0; 12]);
     assert_eq!(weighted_sum(&device, flat(y)).backward().get(&x).as_vec(), [0.0; 12]);
+}
+
+/// Nothing is launched over an empty grid, which a driver refuses.
+#[test]
+fn batches_of_nothing() {
+    let Some(mut log) = double("batches_of_nothing") else { return };
+    let device = open::<Cuda>();
+    let rows: Tensor<(usize, usize), Cuda> = device.zeros_like(&(0, 3));
+    let losses = Cuda::cross_entropy(rows.leaky_trace(), sparse(&[], None), &[]).unwrap();
+    Cuda::sum(losses).unwrap().backward();
+    let sequences: Tensor<(usize, usize, usize), Cuda> = device.zeros_like(&(0, 4, 5));
+    let crf = Crf::new(&device, 5).unwrap();
+    Cuda::sum(crf.negative_log_likelihood(sequences.leaky_trace(), &[], &[]).unwrap()).unwrap().backward();
+    let table = Embedding::new(&device, 7, 3).unwrap();
+    let rows = table.forward(Ids::new(vec![], (0,)).unwrap().traced(StepTape::<Cuda>::default())).unwrap();
+    Cuda::sum(flat(rows)).unwrap().backward();
+    assert!(log.is_of_a_gpu() || log.counts().keys().all(|what| !what.ends_with("(not run)")));
 }
 
 #[test]

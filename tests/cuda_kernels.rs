@@ -1,6 +1,7 @@
-//! The CUDA kernels, compiled for the host, against plain formulas in double precision. Each launch is made twice, with
-//! the threads of a block in ascending and in descending order, and must give the same bits; the compiler's address and
-//! undefined-behaviour checks watch every access. Skipped, with a line that says so, where there is no g++.
+//! The CUDA kernels, compiled for the host, against plain formulas in double precision. Each launch is made with
+//! the threads of a block in ascending, in descending and in a shuffled order, and must give the same bits; the compiler's
+//! address and undefined-behaviour checks watch every access, and `cuda_host/races.cpp` which thread or block makes it: none
+//! may use what another writes before they waited for each other. Skipped, with a line that says so, where there is no g++.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cuda_host;
@@ -102,6 +103,29 @@ fn activations() {
         let want = differences(&x, loss).iter().map(|g| 1.0 + g).collect::<Vec<_>>();
         assert_close("dx", &out[0].f32(), &want);
     }
+}
+
+/// Most of these give the right results here in whatever order their threads run.
+#[test]
+fn planted_races_and_misplaced_phases_are_found() {
+    let values = (0..16).map(|i| i as f32).collect::<Vec<_>>();
+    for (kernel, defect) in [
+        ("no_border", "a thread writes what another reads in that phase"),
+        ("same_place", "two threads write to the same place in one phase"),
+        ("read_by_all", "a thread reads what another writes in that phase"),
+        ("other_block", "a thread writes what another reads in that phase"),
+        ("same_row", "what another block writes is used"),
+        ("unwritten", "shared memory is read that the block has not written"),
+        ("between", "memory is written between phases"),
+        ("read_between", "a thread writes what another reads in that phase"),
+        ("divergent", "a thread's number is asked for between two phases"),
+        ("nested", "a phase begins within another"),
+        ("left", "a phase was left before all threads had run"),
+    ] {
+        let Some(found) = Host::defect(kernel, (2, 1), 8, &values) else { return };
+        assert!(found.starts_with(defect), "{kernel}: {found:?}");
+    }
+    assert_eq!(Host::defect("sound", (2, 1), 8, &values).as_deref(), Some(""));
 }
 
 #[test]

@@ -315,6 +315,79 @@ fn the_memory_that_is_held_is_logged() {
     assert!(!held.is_empty() && held.iter().all(|(_, held)| *held > 0.1 && *held <= 64.0), "{held:?}");
 }
 
+/// A classifier whose tape begins behind its first layer, but for every so many-th step, if any.
+#[derive(Serialize, Deserialize)]
+struct Cut(Option<u64>);
+
+impl<D: Device> ModelFn<D> for Cut {
+    type Net = ClassifierNet<D>;
+
+    fn build(&self, device: &D) -> ModelResult<ClassifierNet<D>> {
+        Classifier.build(device)
+    }
+
+    fn optimizer(&self) -> OptimizerConfig {
+        Sgd::new(0.05).into()
+    }
+
+    fn train(
+        &self,
+        net: &mut ClassifierNet<D>,
+        features: &Features<D>,
+        step: &mut Step<'_, D>,
+    ) -> ModelResult<TrainSpec<D>> {
+        if self.0.is_some_and(|every| step.global_step() % every == every - 1) {
+            return Classifier.train(net, features, step);
+        }
+        let hidden = net.hidden.forward(features.tensor::<(usize, usize)>("x")?)?;
+        let y = net.out.forward(hidden.traced(step.tape()?))?;
+        Ok(TrainSpec::new(sparse_cross_entropy(y, &features.indices("label")?)?))
+    }
+
+    fn evaluate(&self, net: &ClassifierNet<D>, features: &Features<D>) -> ModelResult<EvaluationSpec<D>> {
+        Classifier.evaluate(net, features)
+    }
+
+    fn predict(&self, net: &ClassifierNet<D>, features: &Features<D>) -> ModelResult<PredictSpec> {
+        Classifier.predict(net, features)
+    }
+}
+
+/// The warnings of a hundred steps, and the bytes that each verb has read from the device.
+fn warnings(model: Cut, log: &mut cuda_host::Log) -> (Vec<String>, Vec<usize>) {
+    let dir = tempfile::tempdir().unwrap();
+    let builder: Builder<Cut, Cuda> = Builder::new(model).device(DeviceSpec::Cuda(0)).model_dir(dir.path());
+    let mut estimator = builder.progress(ProgressMode::Off).seed(3).log_file(true).build().unwrap();
+    estimator.setup(Inputs::train(examples(64).batch(8).repeat_forever())).unwrap();
+    let mut read = Vec::new();
+    log.lines();
+    for steps in [1, 61, 2, 36] {
+        estimator.train_steps(steps).unwrap();
+        let bytes = |line: &String| line.strip_prefix("d2h ")?.parse::<usize>().ok();
+        read.push(log.lines().iter().filter_map(bytes).sum());
+    }
+    let text = std::fs::read_to_string(dir.path().join("log.txt")).unwrap();
+    (text.lines().filter(|line| line.contains("warning")).map(str::to_owned).collect(), read)
+}
+
+#[test]
+fn parameters_that_no_loss_reaches_are_named_without_waiting_in_every_step() {
+    let test = "parameters_that_no_loss_reaches_are_named_without_waiting_in_every_step";
+    let Some(mut log) = anywhere(test) else { return };
+    // A loss for each step, and a norm for every tenth; four gradients in the first one, and in the 64th what the steps since
+    // then have left of two.
+    let losses = [1, 61 + 6, 2, 36 + 4].map(|values| 4 * values);
+    for every in [None, Some(5), Some(1)] {
+        let (found, read) = warnings(Cut(every), &mut log);
+        let text = "hidden.weight, hidden.bias in 64 steps";
+        let is_warned = found.len() == 1 && found[0].contains("step=64 ") && found[0].contains(text);
+        assert!(if every.is_none() { is_warned } else { found.is_empty() }, "{every:?}: {found:?}");
+        let left = if every == Some(1) { 0 } else { 4 * 2 * 63 };
+        let expected = [losses[0] + 4 * 4, losses[1], losses[2] + left, losses[3]];
+        assert!(log.is_of_a_gpu() || read == expected, "{every:?}: {read:?}");
+    }
+}
+
 fn assert_uploads_arrive() {
     let device = Cuda::open(DeviceSpec::Cuda(0), 1).unwrap();
     let rows = |from: usize| (0..20_000 * 3).map(|i| (from + i) % 251).collect::<Vec<_>>();

@@ -164,6 +164,35 @@ fn what_fails_shows_and_the_rest_still_runs() {
     }
 }
 
+/// An error on a device stays with the process: the tests after it fail as well.
+#[test]
+fn tests_that_failed_run_once_more_alone() {
+    let pretended = Pretended::new();
+    let failing = r#"case "$*" in
+        "a --exact"*) [ "$CUDA_LAUNCH_BLOCKING" = 1 ] && { echo "thread a panicked at x.rs:1:"; echo "an illegal address"; exit 101; } ;;
+        "b --exact"*) exit 0 ;;
+        *--exact*) echo "another"; exit 101 ;;
+        *) printf 'failures:\n\nfailures:\n    a\n    b\n\ntest result: FAILED. 1 passed\n    c\n'; exit 101 ;; esac"#;
+    pretended.program("test-cuda_driver", failing);
+    // Ends without a list.
+    let killed = r#"case "$*" in *--list*) printf 'd: test\ne: test\n' ;; "d --exact"*) ;; *) kill -9 $$ ;; esac"#;
+    pretended.program("test-cuda_upload", killed);
+    // Says nothing at all.
+    pretended.program("test-cuda_memory", ":");
+    let (output, page) = pretended.run();
+    assert_eq!(output.status.code(), Some(1));
+    for line in [
+        "| failed tests alone: cuda_driver | **failed** with status 1 |",
+        "failed alone: a\nthread a panicked at x.rs:1:\nan illegal address\npassed alone: b\n```",
+        "| tests: cuda_memory | passed |",
+        "passed alone: d\nfailed alone: e\n",
+        "- finished: yes",
+    ] {
+        assert!(page.contains(line), "{line:?} is missing");
+    }
+    assert!(!page.contains("failed tests alone: cuda_memory"));
+}
+
 #[test]
 fn mnist_without_a_result_fails() {
     let pretended = Pretended::new();

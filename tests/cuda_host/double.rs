@@ -17,9 +17,11 @@ pub fn double(test: &str, variables: &[(&str, &str)]) -> Option<Log> {
     }
     let library = LIBRARY.get_or_init(|| {
         let flags = ["-O2", "-w", "-shared", "-fPIC"];
+        let is_rounded = std::env::var_os("DRIVER_ROUNDING").is_some();
+        let more: &[&str] = if is_rounded { &["-DROUNDING", "-mfma", "-ffp-contract=fast"] } else { &[] };
         // Each program of tests its own, since they may run at once.
-        let name = format!("libdriver-{}.so", env!("CARGO_CRATE_NAME"));
-        super::compile(&flags, &[], "driver.cpp", &Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
+        let name = format!("libdriver-{}{}.so", env!("CARGO_CRATE_NAME"), if is_rounded { "-rounded" } else { "" });
+        super::compile(&flags, more, "driver.cpp", &Path::new(env!("CARGO_TARGET_TMPDIR")).join(name))
     });
     let Some(library) = library else {
         println!("skipped: there is no g++ to compile the driver's double with");

@@ -1,3 +1,4 @@
+#pragma once
 // All kernels, in the order in which src/nn/cuda/module.rs joins them.
 #include "../../src/nn/cuda/common.cuh"
 

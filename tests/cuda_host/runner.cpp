@@ -1,6 +1,6 @@
 // Runs kernels for tests/cuda_kernels.rs, which compiles this file with address and undefined-behaviour checks. Standard
 // input holds launches, numbers as u32 in the machine's byte order, bytes after their length: the name, grid x and y,
-// block x, whether the threads run in descending order, the number of arguments, the number of buffers, the buffers, and
+// block x, the order in which the threads run, the number of arguments, the number of buffers, the buffers, and
 // for each argument a kind of one byte and: 0 a value's bytes; 1 a buffer's number; 2 (a null pointer) nothing; 3 the
 // bytes of a struct with pointers, which hold the number of a buffer plus one, and their offsets as bytes. The answer is
 // the bytes of all buffers.
@@ -31,7 +31,7 @@ int main() {
     std::string name(length, 0);
     if (!read_all(&name[0], length)) return 1;
     const unsigned grid_x = number(), grid_y = number(), block = number();
-    descending = number();
+    order = number();
     const unsigned count = number();
     // Allocated one by one and exactly as long as they are, so that a step beyond is caught.
     std::vector<std::pair<char *, size_t>> buffers(number());
@@ -39,6 +39,7 @@ int main() {
       const std::string data = text();
       buffer = {static_cast<char *>(malloc(data.size() + !data.size())), data.size()};
       memcpy(buffer.first, data.data(), data.size());
+      races_buffer(buffer.first, buffer.second);
     }
     std::vector<void *> arguments;
     for (unsigned i = 0; i < count; ++i) {

@@ -93,6 +93,14 @@ impl Context {
         memory::asking(len.saturating_mul(size_of::<T>()), || Ok(unsafe { self.device.alloc::<T>(len.max(1)) }?))
     }
 
+    /// Numbers of the host as memory of the device. There is always one, so that there is memory to point to.
+    pub(super) fn from_host(&self, mut numbers: Vec<u32>) -> Result<CudaSlice<u32>, CudaError> {
+        if numbers.is_empty() {
+            numbers.push(0);
+        }
+        memory::asking(size_of_val(numbers.as_slice()), || Ok(self.device.htod_copy(numbers)?))
+    }
+
     /// Launches a kernel on the default stream; a grid without blocks is no launch.
     ///
     /// # Safety

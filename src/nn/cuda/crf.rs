@@ -2,7 +2,7 @@
 
 use cudarc::driver::{DevicePtr, DeviceRepr};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
+use dfdx::tensor::{Cuda, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
 use super::context::{Context, blocks, size};
@@ -60,11 +60,8 @@ pub(super) fn crf<T: Tape<f32, Cuda>>(
     let context = Context::of(&x)?;
 
     // All that comes from the host, in one copy. What comes after a sequence's end is not read.
-    let mut host: Vec<u32> = lengths.iter().chain(tags).map(|number| *number as u32).collect();
-    if host.is_empty() {
-        host.push(0);
-    }
-    let from_host = context.device.htod_copy(host).map_err(CudaError::from)?;
+    let host: Vec<u32> = lengths.iter().chain(tags).map(|number| *number as u32).collect();
+    let from_host = context.from_host(host)?;
     let [between, start, end] =
         [transitions.between, transitions.start, transitions.end].map(|parameter| parameter.lend());
     let values = Values::of(&context, &x)?;

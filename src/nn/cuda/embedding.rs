@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaSlice, DevicePtr};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{Cuda, CudaError, PutTape, SplitTape, Tape};
+use dfdx::tensor::{Cuda, PutTape, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
 use super::context::{Context, blocks, size};
@@ -49,10 +49,7 @@ pub(super) fn embedding<T: Tape<f32, Cuda>>(
         }
         None => 0,
     };
-    if host.is_empty() {
-        host.push(0);
-    }
-    let from_host = context.device.htod_copy(host).map_err(CudaError::from)?;
+    let from_host = context.from_host(host)?;
     let pointer = *from_host.device_ptr();
 
     let y = Output::new(&context, table.device(), count * width)?;
@@ -114,7 +111,7 @@ pub(super) fn embedding_bag<T: Tape<f32, Cuda>>(
         host.extend(std::iter::repeat_n(bag, *size));
     }
     host.extend(factors.iter().map(|factor| factor.to_bits()));
-    let from_host = context.device.htod_copy(host).map_err(CudaError::from)?;
+    let from_host = context.from_host(host)?;
     let at =
         move |from_host: &CudaSlice<u32>, place: usize| *from_host.device_ptr() + (place * size_of::<u32>()) as u64;
 

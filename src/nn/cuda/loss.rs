@@ -2,7 +2,7 @@
 
 use cudarc::driver::{DevicePtr, DeviceRepr};
 use dfdx::shapes::HasShape;
-use dfdx::tensor::{Cuda, CudaError, SplitTape, Tape};
+use dfdx::tensor::{Cuda, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
 use super::context::{Context, size};
@@ -74,7 +74,7 @@ pub(super) fn cross_entropy<T: Tape<f32, Cuda>>(
             pointers.smoothing = smoothing;
         }
     }
-    let from_host = context.device.htod_copy(host).map_err(CudaError::from)?;
+    let from_host = context.from_host(host)?;
     let weights = *from_host.device_ptr();
     let at = |place: Option<usize>| place.map_or(0, |place| weights + (place * size_of::<u32>()) as u64);
     (pointers.labels, pointers.class_weights) = (at(labels_at), at(class_weights_at));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use dfdx::tensor::{Cuda, SampleTensor};
+use dfdx::shapes::HasShape;
+use dfdx::tensor::{Cuda, SampleTensor, Storage};
+use dfdx::tensor_ops::SgdConfig;
 
 use super::gradient;
 use super::optimizer::{self, Fused, Pending};
@@ -94,10 +96,20 @@ impl Update for Cuda {
         moments: &mut Moments<Self>,
         pending: &mut Pending,
     ) -> ModelResult<()> {
+        let fused = fused(step, rule, learning_rate);
+        if fused.is_some() && parameter.is_shared() {
+            // One that a network shows twice waits already.
+            // SAFETY: as below.
+            unsafe { pending.launch() }?;
+            // dfdx's kernels round differently: whether somebody holds the values, such as a save, must not change training.
+            if parameter.is_shared() {
+                own_values(parameter)?;
+            }
+        }
         // SAFETY: the optimiser alone calls this, since nobody else can make a `Rule`. It borrows the gradients and the moments
         // until it calls `finish`, which launches; what it does with them meanwhile is about other parameters, or behind a
         // launch of what waits.
-        if let Some(fused) = fused(step, rule, learning_rate)
+        if let Some(fused) = fused
             && unsafe { pending.add(fused, parameter, gradients, moments) }?
         {
             return Ok(());
@@ -142,6 +154,19 @@ impl Update for Cuda {
     ) -> ModelResult<()> {
         gradient::add(parameter, sum, gradients, weight)
     }
+}
+
+/// Gives a parameter memory of its own, with the same values: an update by 0 times 0, which dfdx makes in a copy.
+fn own_values(parameter: &mut Parameter<Cuda>) -> ModelResult<()> {
+    let nothing = SgdConfig { lr: 0.0, momentum: None, weight_decay: None };
+    parameter.update(|tensor| {
+        let (device, len) = (tensor.device().clone(), tensor.shape().0);
+        let zeros: <Cuda as Storage<f32>>::Vec = device.try_alloc_len(len)?;
+        let mut unused: <Cuda as Storage<f32>>::Vec = device.try_alloc_len(len)?;
+        Ok(nothing.try_update(tensor, &mut unused, &zeros)?)
+    })?;
+    parameter.is_alone_again();
+    Ok(())
 }
 
 /// Fills a parameter's moment with values; dfdx offers no other way into its storage.
