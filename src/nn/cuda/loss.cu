@@ -16,7 +16,9 @@ DEVICE float target(const Targets &t, u32 row, u32 c) {
   return t.class_weights ? t.class_weights[c] * value : value;
 }
 
-// `saved` receives log(sum(exp(logits))) and the sum of the targets of each row.
+// `saved` receives of each row the largest logit, log(sum(exp(logits - largest))), and the sum of the targets: differences
+// from the largest are exact where the logits are large and the sum of the two would not be. A row whose weight is 0 may hold
+// anything.
 KERNEL(cross_entropy, float *loss, float *saved, const float *logits, const float *row_weights, Targets t) {
   SHARED float values[MAX_THREADS], sums[MAX_THREADS], maximum;
   const float *x = logits + (u64)blockIdx.x * t.classes;
@@ -37,16 +39,19 @@ KERNEL(cross_entropy, float *loss, float *saved, const float *logits, const floa
   }
   block_sum(sums);
   PHASE {
-    if (threadIdx.x == 0) saved[2 * blockIdx.x] = maximum + logf(sums[0]);
+    if (threadIdx.x == 0) {
+      saved[3 * blockIdx.x] = maximum;
+      saved[3 * blockIdx.x + 1] = logf(sums[0]);
+    }
   }
   PHASE {
-    const float log_sum = saved[2 * blockIdx.x];
+    const float log_sum = saved[3 * blockIdx.x + 1];
     float product = 0.0f, total = 0.0f;
     for (u32 c = threadIdx.x; c < t.classes; c += blockDim.x) {
       const float share = target(t, blockIdx.x, c);
       total += share;
       // A class that nothing is expected of may have a logit of minus infinity.
-      if (share != 0.0f) product += share * (log_sum - x[c]);
+      if (share != 0.0f) product += share * (log_sum + (maximum - x[c]));
     }
     values[threadIdx.x] = product;
     sums[threadIdx.x] = total;
@@ -55,8 +60,9 @@ KERNEL(cross_entropy, float *loss, float *saved, const float *logits, const floa
   block_sum(sums);
   PHASE {
     if (threadIdx.x == 0) {
-      loss[blockIdx.x] = row_weights[blockIdx.x] * values[0];
-      saved[2 * blockIdx.x + 1] = sums[0];
+      const float weight = row_weights[blockIdx.x];
+      loss[blockIdx.x] = weight == 0.0f ? 0.0f : weight * values[0];
+      saved[3 * blockIdx.x + 2] = sums[0];
     }
   }
 }
@@ -65,10 +71,12 @@ KERNEL(cross_entropy_backward, float *dlogits, const float *dloss, const float *
        const float *row_weights, Targets t) {
   PHASE {
     const u32 row = blockIdx.x;
-    const float factor = dloss[row] * row_weights[row], log_sum = saved[2 * row], total = saved[2 * row + 1];
-    for (u32 c = threadIdx.x; c < t.classes; c += blockDim.x) {
-      const u64 i = (u64)row * t.classes + c;
-      dlogits[i] += factor * (total * expf(logits[i] - log_sum) - target(t, row, c));
-    }
+    const float weight = row_weights[row], factor = dloss[row] * weight;
+    const float largest = saved[3 * row], log_sum = saved[3 * row + 1], total = saved[3 * row + 2];
+    if (weight != 0.0f)
+      for (u32 c = threadIdx.x; c < t.classes; c += blockDim.x) {
+        const u64 i = (u64)row * t.classes + c;
+        dlogits[i] += factor * (total * expf(logits[i] - largest - log_sum) - target(t, row, c));
+      }
   }
 }

@@ -82,10 +82,10 @@ pub(super) fn cross_entropy<T: Tape<f32, Cuda>>(
 
     let values = Values::of(&context, &x)?;
     let y = Output::new(&context, x.device(), rows)?;
-    let saved = context.uninitialized::<f32>(2 * rows)?;
+    let saved = context.uninitialized::<f32>(3 * rows)?;
     let block = if classes <= 64 { 32 } else { 256 };
     let arguments = (y.pointer(), *saved.device_ptr(), values.pointer(), weights, pointers);
-    // SAFETY: the logits are of (rows, classes), losses and weights of the rows, saved of twice the rows; the targets are
+    // SAFETY: the logits are of (rows, classes), losses and weights of the rows, saved of three times the rows; the targets are
     // dense ones of (rows, classes), or labels of the rows, below `classes`, with class weights or null.
     unsafe { context.launch("cross_entropy", grid, block, arguments) }?;
     record(tape, &[&x], y.finish()?, (rows,), move |inputs, dy| {
