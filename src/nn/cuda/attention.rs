@@ -168,7 +168,7 @@ pub(super) fn attention<T: Tape<f32, Cuda>>(
     let from_host = match lengths {
         Some(lengths) => {
             let lengths = lengths.iter().map(|length| *length as u32).collect::<Vec<_>>();
-            Some(context.from_host(lengths)?)
+            Some(context.uploaded(lengths)?)
         }
         None => None,
     };

@@ -94,7 +94,7 @@ impl Context {
     }
 
     /// Numbers of the host as memory of the device. There is always one, so that there is memory to point to.
-    pub(super) fn from_host(&self, mut numbers: Vec<u32>) -> Result<CudaSlice<u32>, CudaError> {
+    pub(super) fn uploaded(&self, mut numbers: Vec<u32>) -> Result<CudaSlice<u32>, CudaError> {
         if numbers.is_empty() {
             numbers.push(0);
         }

@@ -61,7 +61,7 @@ pub(super) fn crf<T: Tape<f32, Cuda>>(
 
     // All that comes from the host, in one copy. What comes after a sequence's end is not read.
     let host: Vec<u32> = lengths.iter().chain(tags).map(|number| *number as u32).collect();
-    let from_host = context.from_host(host)?;
+    let from_host = context.uploaded(host)?;
     let [between, start, end] =
         [transitions.between, transitions.start, transitions.end].map(|parameter| parameter.lend());
     let values = Values::of(&context, &x)?;

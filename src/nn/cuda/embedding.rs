@@ -49,7 +49,7 @@ pub(super) fn embedding<T: Tape<f32, Cuda>>(
         }
         None => 0,
     };
-    let from_host = context.from_host(host)?;
+    let from_host = context.uploaded(host)?;
     let pointer = *from_host.device_ptr();
 
     let y = Output::new(&context, table.device(), count * width)?;
@@ -111,7 +111,7 @@ pub(super) fn embedding_bag<T: Tape<f32, Cuda>>(
         host.extend(std::iter::repeat_n(bag, *size));
     }
     host.extend(factors.iter().map(|factor| factor.to_bits()));
-    let from_host = context.from_host(host)?;
+    let from_host = context.uploaded(host)?;
     let at =
         move |from_host: &CudaSlice<u32>, place: usize| *from_host.device_ptr() + (place * size_of::<u32>()) as u64;
 

@@ -74,7 +74,7 @@ pub(super) fn cross_entropy<T: Tape<f32, Cuda>>(
             pointers.smoothing = smoothing;
         }
     }
-    let from_host = context.from_host(host)?;
+    let from_host = context.uploaded(host)?;
     let weights = *from_host.device_ptr();
     let at = |place: Option<usize>| place.map_or(0, |place| weights + (place * size_of::<u32>()) as u64);
     (pointers.labels, pointers.class_weights) = (at(labels_at), at(class_weights_at));

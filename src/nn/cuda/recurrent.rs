@@ -158,7 +158,7 @@ pub(super) fn recurrent<T: Tape<f32, Cuda>>(
     let context = Context::of(&x)?;
     let longest = lengths.iter().copied().max().unwrap_or(0);
     let lengths = lengths.iter().map(|length| *length as u32).collect();
-    let lengths: CudaSlice<u32> = context.from_host(lengths)?;
+    let lengths: CudaSlice<u32> = context.uploaded(lengths)?;
     let initial = initial.iter().map(|(h, c)| Ok((flat(h)?, c.as_ref().map(flat).transpose()?)));
     let initial: Vec<(Flat, Option<Flat>)> = initial.collect::<ModelResult<_>>()?;
 
