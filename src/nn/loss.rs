@@ -2,7 +2,7 @@
 
 use dfdx::shapes::{Axis, Dim, HasShape, Shape};
 use dfdx::tensor::Tape;
-use dfdx::tensor_ops::{BroadcastTo, MeanTo, ReshapeTo, SumTo, TryAdd, TryMul, TrySub};
+use dfdx::tensor_ops::{BroadcastTo, ReshapeTo, TryAdd, TryDiv, TryMul, TrySub};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::Tensor;
@@ -357,7 +357,8 @@ impl Loss {
         targets: Tensor<S, D>,
     ) -> ModelResult<Tensor<(), D, T>> {
         let losses = self.rows(predictions, targets)?;
-        Ok(losses.try_mean::<(), _>()?)
+        let count = losses.shape().0 * losses.shape().1;
+        Ok(D::sum(losses.try_reshape_like(&(count,))?)?.try_div(count as f32)?)
     }
 
     /// The mean over the examples by these weights (a mask has weights of 0 and 1); 0 if the weights sum to 0.
@@ -377,7 +378,7 @@ impl Loss {
         }
         let weights = normalized(weights.to_vec(), weights.iter().sum());
         let weights = losses.device().try_tensor_from_vec(weights, (count,))?;
-        Ok(losses.try_mul(weights)?.try_sum::<(), _>()?)
+        D::sum(losses.try_mul(weights)?)
     }
 
     /// The mean of each example's values: `(batch)`.
@@ -389,7 +390,9 @@ impl Loss {
         predictions: Tensor<S, D, T>,
         targets: Tensor<S, D>,
     ) -> ModelResult<Tensor<(usize,), D, T>> {
-        Ok(self.rows(predictions, targets)?.try_mean::<(usize,), Axis<1>>()?)
+        let losses = self.rows(predictions, targets)?;
+        let count = losses.shape().1;
+        Ok(D::row_sums(losses)?.try_div(count as f32)?)
     }
 
     /// The loss of every value, in the shape of the predictions: to be weighted by value, by label or by step before its mean is

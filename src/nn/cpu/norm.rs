@@ -96,6 +96,18 @@ pub(super) fn sum_of_products(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// The same of squared distances.
+#[inline(always)]
+fn sum_of_squares_about(values: &[f32], mean: f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += (x - mean) * (x - mean));
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// See [`Backend::batch_norm`](crate::nn::backend::Backend::batch_norm).
 pub(crate) fn batch_norm<T: Tape<f32, Cpu>>(
     x: Sequences<Cpu, T>,
@@ -118,7 +130,7 @@ pub(crate) fn batch_norm<T: Tape<f32, Cpu>>(
             mean.par_iter_mut().zip(variance.par_iter_mut()).enumerate().for_each(|(channel, (mean, variance))| {
                 let planes = || (0..batch).map(|row| &normal[(row * channels + channel) * pixels..][..pixels]);
                 *mean = planes().map(sum).sum::<f32>() / count;
-                let squares = |plane: &[f32]| plane.iter().map(|x| (x - *mean) * (x - *mean)).sum::<f32>();
+                let squares = |plane: &[f32]| sum_of_squares_about(plane, *mean);
                 *variance = planes().map(squares).sum::<f32>() / count;
             });
             (mean, variance)
