@@ -4,15 +4,12 @@ use dfdx::shapes::HasShape;
 use dfdx::tensor::{Cpu, PutTape, SplitTape, Tape, TensorFromVec};
 use dfdx::tensor_ops::ReshapeTo;
 
-use super::norm;
+use super::norm::{self, BLOCK};
 use super::record::{flat, record};
 use super::scratch::Scratch;
 use crate::ModelResult;
 use crate::nn::Tensor;
 use crate::nn::backend::Rows;
-
-/// Values that are summed in floats; the sums of such blocks are added up in f64.
-const BLOCK: usize = 1024;
 
 /// See [`Backend::sum`](crate::nn::backend::Backend::sum).
 pub(crate) fn sum<T: Tape<f32, Cpu>>(x: Tensor<(usize,), Cpu, T>) -> ModelResult<Tensor<(), Cpu, T>> {
