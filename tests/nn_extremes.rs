@@ -102,6 +102,16 @@ fn rows_that_do_not_count_may_hold_anything() {
 }
 
 #[test]
+fn dense_targets_of_other_steps_are_refused() {
+    let logits = || tensor(&noise(12, 1), (2, 3, 2));
+    let found = CrossEntropy::new().dense(logits(), tensor(&[0.5; 12], (3, 2, 2))).unwrap_err().to_string();
+    assert!(found.contains("targets of (batch, length) (3, 2), expected (2, 3)"), "{found}");
+    let as_steps = CrossEntropy::new().dense(logits(), tensor(&[0.5; 12], (2, 3, 2))).unwrap().as_vec();
+    let as_rows = CrossEntropy::new().dense(logits(), tensor(&[0.5; 12], (6, 2))).unwrap().as_vec();
+    assert_eq!(as_steps, as_rows);
+}
+
+#[test]
 fn a_pool_that_sees_nothing_says_so() {
     let x = || tensor(&noise(4, 3), (1, 1, 2, 2));
     let found = MaxPool2D::new(2).padding(2).forward(x()).unwrap_err().to_string();

@@ -188,7 +188,7 @@ impl CrossEntropy {
         let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
         let weights = self.check(logits.shape(), sequences)?;
         let total = weights.iter().sum();
-        D::sum(self.dense_rows(logits, targets.into_rows()?, &normalized(weights, total))?)
+        D::sum(self.dense_rows(logits, dense_targets(targets, sequences)?, &normalized(weights, total))?)
     }
 
     /// The loss of each example times its weight: `(examples)`.
@@ -202,7 +202,7 @@ impl CrossEntropy {
     ) -> ModelResult<Tensor<(usize,), D, T>> {
         let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
         let weights = self.check(logits.shape(), sequences)?;
-        self.dense_rows(logits, targets.into_rows()?, &weights)
+        self.dense_rows(logits, dense_targets(targets, sequences)?, &weights)
     }
 
     fn dense_rows<D: Device, T: Tape<f32, D>>(
@@ -298,6 +298,19 @@ impl CrossEntropy {
             ))),
             None => Ok((counted, weights)),
         }
+    }
+}
+
+/// The rows of targets, which may not be steps in another order than those of the logits.
+fn dense_targets<D: Device>(
+    targets: impl Logits<D, dfdx::tensor::NoneTape>,
+    sequences: Option<(usize, usize)>,
+) -> ModelResult<Rows<D>> {
+    match (targets.sequences(), sequences) {
+        (Some(found), Some(expected)) if found != expected => Err(ModelError::msg(format!(
+            "cross-entropy: found targets of (batch, length) {found:?}, expected {expected:?} as the logits"
+        ))),
+        _ => targets.into_rows(),
     }
 }
 
