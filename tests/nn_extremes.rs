@@ -112,6 +112,17 @@ fn dense_targets_of_other_steps_are_refused() {
 }
 
 #[test]
+fn weights_that_are_no_numbers_are_refused() {
+    let x = || tensor(&[1.0, 2.0], (2, 1));
+    for weight in [f32::NAN, f32::INFINITY] {
+        let found = Loss::Squared.weighted_mean(x(), x(), &[1.0, weight]).unwrap_err().to_string();
+        assert!(found.contains("of example 1, expected a finite one"), "{found}");
+        let found = CrossEntropy::new().example_weights([weight, 1.0]).sparse(x(), &[0, 0]).unwrap_err().to_string();
+        assert!(found.contains("of example 0, expected a finite one"), "{found}");
+    }
+}
+
+#[test]
 fn a_pool_that_sees_nothing_says_so() {
     let x = || tensor(&noise(4, 3), (1, 1, 2, 2));
     let found = MaxPool2D::new(2).padding(2).forward(x()).unwrap_err().to_string();

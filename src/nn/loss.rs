@@ -254,12 +254,7 @@ impl CrossEntropy {
             Some(weights) => weights.clone(),
             None => vec![1.0; *rows],
         };
-        if let Some(at) = weights.iter().position(|weight| !weight.is_finite()) {
-            let found = weights[at];
-            return Err(ModelError::msg(format!(
-                "cross-entropy: found the weight {found} of example {at}, expected a finite one"
-            )));
-        }
+        check_finite("cross-entropy", &weights)?;
         if let Some(lengths) = &self.lengths {
             let Some((batch, length)) = sequences else {
                 let message = format!(
@@ -311,6 +306,16 @@ fn dense_targets<D: Device>(
             "cross-entropy: found targets of (batch, length) {found:?}, expected {expected:?} as the logits"
         ))),
         _ => targets.into_rows(),
+    }
+}
+
+fn check_finite(loss: &str, weights: &[f32]) -> ModelResult<()> {
+    match weights.iter().position(|weight| !weight.is_finite()) {
+        Some(at) => Err(ModelError::msg(format!(
+            "{loss}: found the weight {} of example {at}, expected a finite one",
+            weights[at]
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -377,7 +382,7 @@ impl Loss {
     /// The mean over the examples by these weights (a mask has weights of 0 and 1); 0 if the weights sum to 0.
     ///
     /// # Errors
-    /// As [`mean`](Self::mean), and when there are more or fewer weights than examples.
+    /// As [`mean`](Self::mean), and when there are more or fewer weights than examples or one is not finite.
     pub fn weighted_mean<S: Shape, D: Device, T: Tape<f32, D>>(
         self,
         predictions: Tensor<S, D, T>,
@@ -389,6 +394,7 @@ impl Loss {
         if weights.len() != count {
             return Err(ModelError::msg(format!("loss: found {} weights for {count} examples", weights.len())));
         }
+        check_finite("loss", weights)?;
         let weights = normalized(weights.to_vec(), weights.iter().sum());
         let weights = losses.device().try_tensor_from_vec(weights, (count,))?;
         D::sum(losses.try_mul(weights)?)
