@@ -1,6 +1,6 @@
 //! The operations that a device brings beyond dfdx's own. Not public: it seals [`crate::Device`].
 
-use dfdx::shapes::Shape;
+use dfdx::shapes::{Axis, Shape};
 use dfdx::tensor::{Cpu, NoneTape, Tape};
 use dfdx::tensor_ops::SumTo;
 
@@ -266,6 +266,14 @@ pub trait Backend:
         Ok(x.try_sum()?)
     }
 
+    /// The sum of each row's values.
+    fn row_sums<T: Tape<f32, Self>>(x: Rows<Self, T>) -> ModelResult<Tensor<(usize,), Self, T>>
+    where
+        Self: Device,
+    {
+        Ok(x.try_sum::<(usize,), Axis<1>>()?)
+    }
+
     /// The rows of a table `(entries, size)`; that of the padding receives no gradient. Ids have been checked.
     fn embedding<T: Tape<f32, Self>>(
         weight: &Parameter<Self>,
@@ -382,6 +390,14 @@ pub trait Backend:
 
 impl Backend for Cpu {
     const READS_ARE_FREE: bool = true;
+
+    fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
+        cpu::sum(x)
+    }
+
+    fn row_sums<T: Tape<f32, Self>>(x: Rows<Self, T>) -> ModelResult<Tensor<(usize,), Self, T>> {
+        cpu::row_sums(x)
+    }
 
     fn ctc<T: Tape<f32, Self>>(
         logits: Sequences<Self, T>,

@@ -12,8 +12,8 @@ use crate::nn::{
 use crate::{Device, Error, ErrorKind, ModelError, ModelResult};
 
 /// A vector for each entry of a vocabulary: [`Ids`] `(batch, length)` to `(batch, length, size)`, or `(batch)` to `(batch,
-/// size)`. `weight` is `(entries, size)`. The row of the padding index starts as zeros and is never trained. A frozen table
-/// is not trained at all.
+/// size)`. `weight` is `(entries, size)`. The row of the padding index starts as zeros and is not trained by being looked up.
+/// A frozen table is not trained at all.
 ///
 /// ```
 /// use elistimator::nn::{Embedding, Ids, Init, Layer};
@@ -70,7 +70,8 @@ impl<D: Device, E: Dim> Embedding<D, E> {
 
     /// The products of each vector with every entry's: `(batch, size)` to `(batch, entries)`, or `(batch, length, size)` to
     /// `(batch, length, entries)` as a language model needs. An output layer whose weights are tied to the table (Press and
-    /// Wolf 2017), which is saved once and receives the gradients of both.
+    /// Wolf 2017), which is saved once and receives the gradients of both. The padding's entry is a class like any other here, and
+    /// its vector is trained by being one, as in PyTorch.
     ///
     /// ```
     /// use elistimator::nn::{Embedding, Ids, Layer};

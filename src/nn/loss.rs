@@ -2,7 +2,7 @@
 
 use dfdx::shapes::{Axis, Dim, HasShape, Shape};
 use dfdx::tensor::Tape;
-use dfdx::tensor_ops::{BroadcastTo, MeanTo, ReshapeTo, SumTo, TryAdd, TryMul, TrySub};
+use dfdx::tensor_ops::{BroadcastTo, ReshapeTo, TryAdd, TryDiv, TryMul, TrySub};
 use serde::{Deserialize, Serialize};
 
 use crate::nn::Tensor;
@@ -188,7 +188,7 @@ impl CrossEntropy {
         let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
         let weights = self.check(logits.shape(), sequences)?;
         let total = weights.iter().sum();
-        D::sum(self.dense_rows(logits, targets.into_rows()?, &normalized(weights, total))?)
+        D::sum(self.dense_rows(logits, dense_targets(targets, sequences)?, &normalized(weights, total))?)
     }
 
     /// The loss of each example times its weight: `(examples)`.
@@ -202,7 +202,7 @@ impl CrossEntropy {
     ) -> ModelResult<Tensor<(usize,), D, T>> {
         let (sequences, logits) = (logits.sequences(), logits.into_rows()?);
         let weights = self.check(logits.shape(), sequences)?;
-        self.dense_rows(logits, targets.into_rows()?, &weights)
+        self.dense_rows(logits, dense_targets(targets, sequences)?, &weights)
     }
 
     fn dense_rows<D: Device, T: Tape<f32, D>>(
@@ -254,12 +254,7 @@ impl CrossEntropy {
             Some(weights) => weights.clone(),
             None => vec![1.0; *rows],
         };
-        if let Some(at) = weights.iter().position(|weight| !weight.is_finite()) {
-            let found = weights[at];
-            return Err(ModelError::msg(format!(
-                "cross-entropy: found the weight {found} of example {at}, expected a finite one"
-            )));
-        }
+        check_finite("cross-entropy", &weights)?;
         if let Some(lengths) = &self.lengths {
             let Some((batch, length)) = sequences else {
                 let message = format!(
@@ -298,6 +293,29 @@ impl CrossEntropy {
             ))),
             None => Ok((counted, weights)),
         }
+    }
+}
+
+/// The rows of targets, which may not be steps in another order than those of the logits.
+fn dense_targets<D: Device>(
+    targets: impl Logits<D, dfdx::tensor::NoneTape>,
+    sequences: Option<(usize, usize)>,
+) -> ModelResult<Rows<D>> {
+    match (targets.sequences(), sequences) {
+        (Some(found), Some(expected)) if found != expected => Err(ModelError::msg(format!(
+            "cross-entropy: found targets of (batch, length) {found:?}, expected {expected:?} as the logits"
+        ))),
+        _ => targets.into_rows(),
+    }
+}
+
+fn check_finite(loss: &str, weights: &[f32]) -> ModelResult<()> {
+    match weights.iter().position(|weight| !weight.is_finite()) {
+        Some(at) => Err(ModelError::msg(format!(
+            "{loss}: found the weight {} of example {at}, expected a finite one",
+            weights[at]
+        ))),
+        None => Ok(()),
     }
 }
 
@@ -357,13 +375,14 @@ impl Loss {
         targets: Tensor<S, D>,
     ) -> ModelResult<Tensor<(), D, T>> {
         let losses = self.rows(predictions, targets)?;
-        Ok(losses.try_mean::<(), _>()?)
+        let count = losses.shape().0 * losses.shape().1;
+        Ok(D::sum(losses.try_reshape_like(&(count,))?)?.try_div(count as f32)?)
     }
 
     /// The mean over the examples by these weights (a mask has weights of 0 and 1); 0 if the weights sum to 0.
     ///
     /// # Errors
-    /// As [`mean`](Self::mean), and when there are more or fewer weights than examples.
+    /// As [`mean`](Self::mean), and when there are more or fewer weights than examples or one is not finite.
     pub fn weighted_mean<S: Shape, D: Device, T: Tape<f32, D>>(
         self,
         predictions: Tensor<S, D, T>,
@@ -375,9 +394,10 @@ impl Loss {
         if weights.len() != count {
             return Err(ModelError::msg(format!("loss: found {} weights for {count} examples", weights.len())));
         }
+        check_finite("loss", weights)?;
         let weights = normalized(weights.to_vec(), weights.iter().sum());
         let weights = losses.device().try_tensor_from_vec(weights, (count,))?;
-        Ok(losses.try_mul(weights)?.try_sum::<(), _>()?)
+        D::sum(losses.try_mul(weights)?)
     }
 
     /// The mean of each example's values: `(batch)`.
@@ -389,7 +409,9 @@ impl Loss {
         predictions: Tensor<S, D, T>,
         targets: Tensor<S, D>,
     ) -> ModelResult<Tensor<(usize,), D, T>> {
-        Ok(self.rows(predictions, targets)?.try_mean::<(usize,), Axis<1>>()?)
+        let losses = self.rows(predictions, targets)?;
+        let count = losses.shape().1;
+        Ok(D::row_sums(losses)?.try_div(count as f32)?)
     }
 
     /// The loss of every value, in the shape of the predictions: to be weighted by value, by label or by step before its mean is

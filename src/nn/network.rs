@@ -222,12 +222,12 @@ macro_rules! network {
 
         impl<$D: $crate::Device> $crate::nn::Network<$D> for $Name<$D> {
             fn visit(&self, visitor: &mut $crate::nn::Visitor<'_, $D>) -> $crate::ModelResult<()> {
-                $(visitor.network(stringify!($field), &self.$field)?;)*
+                $(visitor.network(stringify!($field).trim_start_matches("r#"), &self.$field)?;)*
                 Ok(())
             }
 
             fn visit_mut(&mut self, visitor: &mut $crate::nn::VisitorMut<'_, $D>) -> $crate::ModelResult<()> {
-                $(visitor.network(stringify!($field), &mut self.$field)?;)*
+                $(visitor.network(stringify!($field).trim_start_matches("r#"), &mut self.$field)?;)*
                 Ok(())
             }
         }

@@ -258,12 +258,26 @@ impl<D: Device> Parameter<D> {
     /// Changes the flat tensor in place, on any device: how an optimiser of your own applies dfdx's kernels.
     ///
     /// # Errors
-    /// Those of `change`.
+    /// Those of `change`, and when it leaves a tensor of another size.
     pub fn update<T>(&mut self, change: impl FnOnce(&mut Tensor<(usize,), D>) -> ModelResult<T>) -> ModelResult<T> {
         drop(self.flat());
         let tensor = self.tensor.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let len = tensor.shape().0;
         let result = change(tensor);
         *self.given_away.get_mut() = true;
+        // What was put in its place may be a view, or have another size.
+        let found = tensor.shape().0;
+        if found == len {
+            *tensor = tensor.clone().try_contiguous()?;
+        } else {
+            if let Some(host) = &self.host {
+                *tensor = tensor.device().try_tensor_from_vec(host.to_vec(), (len,))?;
+            }
+            return Err(ModelError::msg(format!(
+                "parameter of shape {:?}: found {found} values after an update, expected {len}",
+                self.dims
+            )));
+        }
         if let Some(host) = &mut self.host {
             tensor.copy_into(Arc::make_mut(host).as_mut_slice());
         }
@@ -326,8 +340,9 @@ pub(crate) fn element_count(dims: &[usize]) -> ModelResult<usize> {
 mod tests {
     use super::*;
     use crate::device::{Cpu, DeviceSpec};
+    use dfdx::tensor::TensorFromVec;
     use dfdx::tensor::Trace;
-    use dfdx::tensor_ops::{Backward, SumTo, TryMul};
+    use dfdx::tensor_ops::{Backward, BroadcastTo, SumTo, TryMul};
 
     #[test]
     fn both_ways_of_updating_are_seen_by_both_ways_of_reading() {
@@ -346,6 +361,30 @@ mod tests {
         parameter.set_values(&[0.0; 4]).unwrap();
         assert_eq!(parameter.shaped((2, 2)).unwrap().as_vec(), [0.0; 4]);
         assert!(parameter.shaped((3,)).is_err());
+    }
+
+    #[test]
+    fn an_update_may_put_a_view_in_the_place_but_no_other_size() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let mut parameter = Parameter::from_vec(&device, &[2, 2], vec![1.0, 2.0, 3.0, 4.0]).unwrap();
+        let one: Tensor<(), Cpu> = device.tensor_from_vec(vec![0.5], ());
+        parameter
+            .update(|tensor| {
+                *tensor = one.clone().try_broadcast_like(&(4,))?;
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!((parameter.values(), parameter.flat().as_vec()), (vec![0.5; 4], vec![0.5; 4]));
+        parameter.host_mut().unwrap()[1] = 2.0;
+        assert_eq!(parameter.shaped((2, 2)).unwrap().as_vec(), [0.5, 2.0, 0.5, 0.5]);
+        let error = parameter
+            .update(|tensor| {
+                *tensor = device.tensor_from_vec(vec![0.5; 3], (3,));
+                Ok(())
+            })
+            .unwrap_err();
+        assert!(error.to_string().contains("found 3 values after an update, expected 4"), "{error:?}");
+        assert_eq!((parameter.len(), parameter.flat().as_vec()), (4, vec![0.5, 2.0, 0.5, 0.5]));
     }
 
     #[test]

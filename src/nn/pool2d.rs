@@ -6,6 +6,7 @@ use dfdx::tensor_ops::ReshapeTo;
 use serde::{Deserialize, Serialize};
 
 use crate::nn::backend::Pooling;
+use crate::nn::reference::counts;
 use crate::nn::window::{Padding, Size2, Window};
 use crate::nn::{Layer, Network, Tensor, Visitor, VisitorMut};
 use crate::{Device, ModelError, ModelResult};
@@ -125,6 +126,15 @@ fn pool<B: Dim, C: Dim, H: Dim, W: Dim, D: Device, T: Tape<f32, D>>(
         return Err(ModelError::msg(format!("{name}: found an input of shape {dims:?}, expected no size to be 0")));
     }
     let over = window.over(name, dims.0, dims.1, dims.2, dims.3)?;
+    let (rows, columns) = counts(&over);
+    if pooling == Pooling::Max && (rows.contains(&0) || columns.contains(&0)) {
+        // It would be minus infinity.
+        return Err(ModelError::msg(format!(
+            "{name}: found a window of {}x{} that meets only the padding of images of {}x{}, expected every window to meet \
+             the image; use less padding or dilation",
+            over.kernel.0, over.kernel.1, dims.2, dims.3
+        )));
+    }
     let y = D::pool2d(x.try_reshape_like(&dims)?, &over, pooling)?;
     Ok(y.try_reshape_like(&(batch, channels, over.out.0, over.out.1))?)
 }

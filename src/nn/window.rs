@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::nn::parameter::element_count;
-use crate::{ModelError, ModelResult};
+use crate::{Error, ErrorKind, ModelError, ModelResult};
 
 /// What is added around an image before windows slide over it. Convolutions see zeros there, pools see nothing.
 /// (That of batches of unequal examples is [`data::Padding`](crate::data::Padding).)
@@ -75,6 +75,9 @@ pub struct Window {
     pub padding: Padding,
 }
 
+/// Values for which there may be no memory.
+const LARGE: usize = 1 << 28;
+
 impl Window {
     /// A dense window that moves by its own size or by one, without padding.
     pub(crate) fn new(kernel: Size2, stride: Size2) -> Self {
@@ -128,7 +131,14 @@ impl Window {
                 extent(self.kernel.width, self.dilation.width)
             )));
         };
-        element_count(&[batch, channels, padded_height, padded_width])?;
+        let padded = element_count(&[batch, channels, padded_height, padded_width])?;
+        // A padding that is mistyped is an error, where filling a vector ends the process.
+        if padded > LARGE && Vec::<f32>::new().try_reserve_exact(padded).is_err() {
+            let message = format!(
+                "{layer}: found no memory for {batch} images of {channels}x{padded_height}x{padded_width} with padding"
+            );
+            return Err(Error::new(ErrorKind::OutOfMemory, message).into());
+        }
         element_count(&[self.kernel.height, self.kernel.width, channels, out_width])?;
         Ok(WindowOver {
             batch,
@@ -207,5 +217,6 @@ mod tests {
         assert_eq!(out(6, 3, 1, 3, Padding::Valid), None);
         assert_eq!(out(0, 3, 1, 1, Padding::Valid), None);
         assert_eq!(out(3, 2, 1, 1, Padding::from(usize::MAX)), None);
+        assert_eq!(out(3, 2, 1, 1, Padding::from(1 << 28)), None);
     }
 }

@@ -41,19 +41,24 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
     }
     let labels = one_hot(&targets);
     for (row, values) in probabilities.chunks_exact_mut(classes).enumerate() {
+        // A row that does not count may hold anything, and 0 times infinity is no 0.
+        if row_weights[row] == 0.0 {
+            continue;
+        }
         let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let log_sum = super::vectorized(
             #[inline(always)]
             || values.iter().map(|x| exp(x - largest)).sum::<f32>(),
         );
-        let log_sum = log_sum.ln() + largest;
+        // Differences from the largest are exact where the logits are large and their sum would not be.
+        let log_sum = log_sum.ln();
         let loss = match labels {
-            Some(labels) => log_sum - values[labels[row]],
+            Some(labels) => log_sum + (largest - values[labels[row]]),
             None => {
                 let targets = &dense[row * classes..][..classes];
                 // A target of 0 contributes nothing even where the logit is minus infinity.
                 let terms = targets.iter().zip(values.iter()).filter(|(t, _)| **t != 0.0);
-                terms.map(|(t, x)| t * (log_sum - x)).sum()
+                terms.map(|(t, x)| t * (log_sum + (largest - x))).sum()
             }
         };
         losses[row] = row_weights[row] * loss;
@@ -61,7 +66,7 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
             #[inline(always)]
             || {
                 for x in values.iter_mut() {
-                    *x = exp(*x - log_sum);
+                    *x = exp(*x - largest - log_sum);
                 }
             },
         );
@@ -72,6 +77,9 @@ pub(crate) fn cross_entropy<T: Tape<f32, Cpu>>(
         let weights = row_weights.to_vec();
         record(&mut tape, &[&flat(&logits)?], &[&y], move |dx, dy| {
             for (row, dx) in dx[0].chunks_exact_mut(classes).enumerate() {
+                if weights[row] == 0.0 {
+                    continue;
+                }
                 let scale = weights[row] * dy[0][row];
                 let p = &probabilities[row * classes..][..classes];
                 if let Some(labels) = &labels {

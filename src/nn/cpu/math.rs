@@ -21,15 +21,24 @@ pub(super) fn tanh(x: f32) -> f32 {
     x * p / q
 }
 
-/// The logistic function by way of the tangent.
+/// The logistic function by way of the tangent: good to 3e-7, but never 0. For gates.
 #[inline(always)]
 pub(super) fn sigmoid(x: f32) -> f32 {
     0.5 * tanh(0.5 * x) + 0.5
 }
 
-/// The error function as the rational function of Eigen.
+/// The logistic function to a few units in the last place, however small it is: what multiplies it or takes its logarithm
+/// needs that.
+#[inline(always)]
+fn logistic(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The error function as the rational function of Eigen, and exactly ±1 where a float has no more.
 #[inline(always)]
 pub(super) fn erf(x: f32) -> f32 {
+    let far = x.abs() >= 4.0;
+    let sign = 1.0f32.copysign(x);
     let x = x.clamp(-4.0, 4.0);
     let x2 = x * x;
     let p = -2.726_142_3e-10;
@@ -44,7 +53,7 @@ pub(super) fn erf(x: f32) -> f32 {
     let q = q * x2 - 1.682_827e-3;
     let q = q * x2 - 7.373_329_2e-3;
     let q = q * x2 - 1.426_473_9e-2;
-    x * p / q
+    if far { sign } else { x * p / q }
 }
 
 /// The exponential function after Cephes: 2^n times a polynomial. Below -87.3 it is 0 and above 88.7 infinite.
@@ -95,10 +104,10 @@ pub(super) fn apply(activation: Activation, x: f32) -> f32 {
                 x
             }
         }
-        Activation::Sigmoid => sigmoid(x),
+        Activation::Sigmoid => logistic(x),
         Activation::Tanh => tanh(x),
         Activation::Gelu => 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)),
-        Activation::Silu => x * sigmoid(x),
+        Activation::Silu => x * logistic(x),
     }
 }
 
@@ -128,7 +137,7 @@ pub(super) fn derivative(activation: Activation, kept: f32) -> f32 {
             0.5 * (1.0 + erf(kept * std::f32::consts::FRAC_1_SQRT_2)) + kept * density
         }
         Activation::Silu => {
-            let s = sigmoid(kept);
+            let s = logistic(kept);
             s * (1.0 + kept * (1.0 - s))
         }
     }

@@ -21,6 +21,7 @@ mod pool;
 mod record;
 mod recurrent;
 mod scratch;
+mod sum;
 mod winograd;
 
 pub(crate) use attention::attention;
@@ -37,6 +38,7 @@ pub(crate) use loss::cross_entropy;
 pub(crate) use norm::{batch_norm, layer_norm};
 pub(crate) use pool::pool2d;
 pub(crate) use recurrent::recurrent;
+pub(crate) use sum::{row_sums, sum};
 
 /// Runs a loop over floats compiled for the widest vectors that this CPU has.
 fn vectorized<R>(f: impl FnOnce() -> R) -> R {

@@ -70,6 +70,9 @@ pub(crate) fn layer_norm<T: Tape<f32, Cpu>>(
     Ok(y.put_tape(tape))
 }
 
+/// Values that are summed in floats where there may be many; the sums of such blocks are added up in f64.
+pub(super) const BLOCK: usize = 1024;
+
 /// Sums in 16 lanes, so that the loop vectorises the same way everywhere.
 #[inline(always)]
 pub(super) fn sum(values: &[f32]) -> f32 {
@@ -96,6 +99,18 @@ pub(super) fn sum_of_products(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// The same of squared distances.
+#[inline(always)]
+fn sum_of_squares_about(values: &[f32], mean: f32) -> f32 {
+    let mut lanes = [0.0; 16];
+    let chunks = values.chunks_exact(16);
+    let rest: f32 = chunks.remainder().iter().map(|x| (x - mean) * (x - mean)).sum();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane += (x - mean) * (x - mean));
+    }
+    lanes.iter().sum::<f32>() + rest
+}
+
 /// See [`Backend::batch_norm`](crate::nn::backend::Backend::batch_norm).
 pub(crate) fn batch_norm<T: Tape<f32, Cpu>>(
     x: Sequences<Cpu, T>,
@@ -115,11 +130,14 @@ pub(crate) fn batch_norm<T: Tape<f32, Cpu>>(
         Some((mean, variance)) => (Scratch::copy_of(mean), Scratch::copy_of(variance)),
         None => {
             let (mut mean, mut variance) = (Scratch::zeros(channels), Scratch::zeros(channels));
+            let count = (batch * pixels) as f64;
             mean.par_iter_mut().zip(variance.par_iter_mut()).enumerate().for_each(|(channel, (mean, variance))| {
                 let planes = || (0..batch).map(|row| &normal[(row * channels + channel) * pixels..][..pixels]);
-                *mean = planes().map(sum).sum::<f32>() / count;
-                let squares = |plane: &[f32]| plane.iter().map(|x| (x - *mean) * (x - *mean)).sum::<f32>();
-                *variance = planes().map(squares).sum::<f32>() / count;
+                // A channel may have millions of values, whose sum in floats would drift.
+                let blocks = || planes().flat_map(|plane| plane.chunks(BLOCK));
+                *mean = (blocks().map(|block| f64::from(sum(block))).sum::<f64>() / count) as f32;
+                let squares = |block: &[f32]| f64::from(sum_of_squares_about(block, *mean));
+                *variance = (blocks().map(squares).sum::<f64>() / count) as f32;
             });
             (mean, variance)
         }

@@ -157,9 +157,10 @@ pub(crate) fn pool2d<T: Tape<f32, Cpu>>(
                         *chosen = at;
                     }
                 } else {
-                    let mut sum = 0.0;
-                    each_cell(&w, index, |cell| sum += input[cell]);
-                    *y = sum * factor(&w, &counts, index);
+                    // A global pool adds up a whole plane.
+                    let mut sum = 0.0f64;
+                    each_cell(&w, index, |cell| sum += f64::from(input[cell]));
+                    *y = sum as f32 * factor(&w, &counts, index);
                 }
             }
         },
