@@ -77,7 +77,9 @@ impl Sum {
         if !tensors.are_finite() {
             return Err(Error::new(ErrorKind::NotFinite, "weights that are not finite have no mean"));
         }
-        if let Some((name, ..)) = tensors.iter().find(|(name, ..)| !self.entries.iter().any(|(known, ..)| known == name)) {
+        if let Some((name, ..)) =
+            tensors.iter().find(|(name, ..)| !self.entries.iter().any(|(known, ..)| known == name))
+        {
             let message = format!("the checkpoint has a tensor {name:?} that the newest one has not");
             return Err(Error::new(ErrorKind::Mismatch, message));
         }

@@ -169,7 +169,8 @@ fn split(batch: &Record) -> Vec<Result<Record>> {
     let examples = batch.iter().next().and_then(|(_, array)| rows(array)).unwrap_or(0);
     if let Some((name, array)) = batch.iter().find(|(_, array)| rows(array) != Some(examples)) {
         let found = array.dims();
-        let message = format!("output {name:?}: found shape {found:?}, expected {examples} rows as of the first output");
+        let message =
+            format!("output {name:?}: found shape {found:?}, expected {examples} rows as of the first output");
         return vec![Err(Error::new(ErrorKind::Model, message).at("predict"))];
     }
     let example =

@@ -15,7 +15,7 @@ pub(crate) struct StepValues {
     pub(crate) loss: f64,
     /// Further losses, then the named values.
     pub(crate) scalars: Vec<(String, f64)>,
-    further_losses: usize,
+    pub(crate) further_losses: usize,
     /// Those of the host, for steps that are logged.
     pub(crate) gauges: Vec<(&'static str, f64)>,
 }
@@ -60,7 +60,14 @@ impl<D: Device> TrainingLog<D> {
         }
         if count > 0 {
             let further_losses = count - 1;
-            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names, further_losses, gauges });
+            self.waiting.push(StepValues {
+                step,
+                learning_rate,
+                loss: f64::NAN,
+                scalars: names,
+                further_losses,
+                gauges,
+            });
         }
     }
 

@@ -6,10 +6,10 @@ mod common;
 use std::path::Path;
 
 use common::{Line, LineNet, in_dir, points, train_data};
+use elistimator::Ensemble;
 use elistimator::nn::Gradients;
 use elistimator::optim::{Ftrl, Optimizer};
 use elistimator::prelude::*;
-use elistimator::Ensemble;
 
 /// [`Line`] that names, counts and weighs as the test says.
 #[derive(Serialize, Deserialize, Default)]
@@ -77,8 +77,7 @@ fn names(names: &[&str]) -> Vec<String> {
 fn values_to_log_have_names_of_their_own() {
     for scalars in [&["loss"][..], &["learning_rate"], &["loss_2"], &["penalty", "penalty"], &["data_wait"]] {
         let dir = tempfile::tempdir().unwrap();
-        let mut estimator =
-            ready(Odd { scalars: names(scalars), has_second_loss: true, ..Odd::default() }, dir.path());
+        let mut estimator = ready(Odd { scalars: names(scalars), has_second_loss: true, ..Odd::default() }, dir.path());
         let error = estimator.train_steps(1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Model);
         assert!(error.to_string().contains(&format!("{:?}", scalars[0])), "{error}");
@@ -155,11 +154,15 @@ fn a_rate_that_a_schedule_has_brought_to_nothing_moves_nothing() {
 #[test]
 fn a_decay_rate_that_rounds_to_1_is_refused() {
     let mut net = Line::default().build(&Cpu::open(DeviceSpec::Cpu, 0).unwrap()).unwrap();
-    for config in [Adam::new(0.1).betas(0.9, 1.0 - 1e-9).into(), OptimizerConfig::from(RmsProp::new(0.1).decay(1.0 - 1e-9))] {
+    for config in
+        [Adam::new(0.1).betas(0.9, 1.0 - 1e-9).into(), OptimizerConfig::from(RmsProp::new(0.1).decay(1.0 - 1e-9))]
+    {
         let error = Optimizer::new(config).update(&mut net, &mut Gradients::leaky(), None).unwrap_err();
         assert_eq!(error.into_error().kind(), ErrorKind::InvalidArgument);
     }
-    Optimizer::new(Adam::new(0.1).betas(0.9, 0.999_999).into()).update(&mut net, &mut Gradients::leaky(), None).unwrap();
+    Optimizer::new(Adam::new(0.1).betas(0.9, 0.999_999).into())
+        .update(&mut net, &mut Gradients::leaky(), None)
+        .unwrap();
 }
 
 /// The first step of the session that the last event file of a directory is of: the records are length, checksum, data, checksum.
