@@ -7,7 +7,7 @@ use std::path::Path;
 
 use common::{Line, LineNet, in_dir, points, train_data};
 use elistimator::Ensemble;
-use elistimator::nn::Gradients;
+use elistimator::nn::{Gradients, PartMut};
 use elistimator::optim::{Ftrl, Optimizer};
 use elistimator::prelude::*;
 
@@ -20,6 +20,8 @@ struct Odd {
     is_second_nan: bool,
     is_one_row: bool,
     is_ftrl: bool,
+    /// By the number of steps done, whether the last layer is trained; the last one goes on.
+    trains_out: Vec<bool>,
 }
 
 impl ModelFn for Odd {
@@ -34,6 +36,9 @@ impl ModelFn for Odd {
     }
 
     fn train(&self, net: &mut Self::Net, x: &Features<Cpu>, step: &mut Step<'_, Cpu>) -> ModelResult<TrainSpec<Cpu>> {
+        if let Some(on) = self.trains_out.get(step.global_step() as usize).or(self.trains_out.last()) {
+            train_out(net, *on)?;
+        }
         let mut spec = Line::default().train(net, x, step)?;
         if self.has_second_loss {
             let y = net.forward(x.tensor("x")?.traced(step.tape()?))?;
@@ -54,6 +59,17 @@ impl ModelFn for Odd {
         let spec = Line::default().predict(net, x)?;
         Ok(if self.is_one_row { spec.output("offset", Array::new([1, 1], vec![0.5f32])?) } else { spec })
     }
+}
+
+fn train_out(net: &mut LineNet<Cpu>, on: bool) -> ModelResult<()> {
+    net.visit_mut(&mut VisitorMut::new(&mut |name, part| {
+        if let PartMut::Parameter(parameter) = part
+            && name.starts_with("out.")
+        {
+            parameter.set_trainable(on);
+        }
+        Ok(())
+    }))
 }
 
 /// A number on the device.
@@ -148,6 +164,45 @@ fn a_rate_that_a_schedule_has_brought_to_nothing_moves_nothing() {
         estimator.set_learning_rate(rate).train_steps(2).unwrap();
         assert_eq!(estimator.variable("hidden.weight").unwrap(), before, "{rate}");
     }
+}
+
+/// As a GAN in PyTorch switches `requires_grad`: what is frozen for a step leaves no gradient for a later one.
+#[test]
+fn parts_are_frozen_and_freed_from_step_to_step() {
+    let plan = [true, false, false, true, false, true, true, false, false, true];
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let mut inside = ready(Odd { trains_out: plan.to_vec(), ..Odd::default() }, dirs[0].path());
+    inside.train_steps(plan.len() as u64).unwrap();
+    let mut outside = ready(Odd::default(), dirs[1].path());
+    for on in plan {
+        if on {
+            outside.unfreeze("out.").unwrap()
+        } else {
+            outside.freeze("out.").unwrap()
+        };
+        outside.train_steps(1).unwrap();
+    }
+    for name in ["hidden.weight", "out.weight", "out.bias"] {
+        assert_eq!(inside.variable(name).unwrap(), outside.variable(name).unwrap(), "{name}");
+    }
+}
+
+/// Gradual unfreezing within one verb.
+#[test]
+fn a_part_that_is_freed_on_the_way_is_trained() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = Odd { trains_out: vec![false, false, false, true, true, false, true], ..Odd::default() };
+    let mut estimator = ready(model, dir.path());
+    estimator.freeze("out.").unwrap();
+    let before = estimator.variable("out.weight").unwrap();
+    estimator.train_steps(4).unwrap();
+    assert_eq!(estimator.variable("out.weight").unwrap(), before);
+    let whole = tempfile::tempdir().unwrap();
+    let model = Odd { trains_out: vec![false, false, false, true, true, false, true], ..Odd::default() };
+    let mut estimator = ready(model, whole.path());
+    estimator.freeze("out.").unwrap();
+    estimator.train_steps(9).unwrap();
+    assert_ne!(estimator.variable("out.weight").unwrap(), before);
 }
 
 /// In `f32`, in which updates are made, it would be 1.
