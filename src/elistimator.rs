@@ -27,8 +27,8 @@ use crate::settings::Saved;
 use crate::training_log::{TrainingLog, check_names, not_finite};
 use crate::unreached::Unreached;
 use crate::{
-    Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, heap,
-    interrupt, threads, unwind,
+    Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, heap, interrupt, threads,
+    unwind,
 };
 
 /// A model in training: the verbs `setup`, `train`, `validate`, `evaluate`, `predict`, `save_ckpt` and `restore_*`, each of which
@@ -114,9 +114,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// in this directory, [`ErrorKind::Settings`] when the data is not what the restored run was trained on and
     /// [`Inputs::continue_with_new_data`] was not said, [`ErrorKind::Io`] when the directory cannot be written.
     pub fn setup(&mut self, inputs: Inputs) -> Result<&mut Self> {
-        let train = self
-            .device
-            .upload_ahead(self.prepare(inputs.train?, "training")?);
+        let train = self.device.upload_ahead(self.prepare(inputs.train?, "training")?);
         let mut validation = Vec::new();
         for (name, dataset) in inputs.validation {
             validation.push((name, self.prepare(dataset?, "validation")?));
@@ -139,40 +137,24 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             let (now, next) = (feed.dataset(), &train);
             (now.fingerprint(), now.batch_size()) != (next.fingerprint(), next.batch_size())
         });
-        let start = if is_other_data {
-            Position {
-                epoch: start.epoch,
-                batch: 0,
-            }
-        } else {
-            start
-        };
+        let start = if is_other_data { Position { epoch: start.epoch, batch: 0 } } else { start };
         let mut feed = Feed::new(train, self.options.seed, start);
         // A checkpoint saved at the very end of an epoch has no batch left in it.
         if feed.peek()?.is_none() && start.batch == 0 {
             let stages = feed.dataset().describe().replace('\n', ", ");
-            let message =
-                format!("the training data gave no batch, expected at least one; it is: {stages}");
+            let message = format!("the training data gave no batch, expected at least one; it is: {stages}");
             return Err(Error::new(ErrorKind::Data, message));
         }
         if self.options.interrupts {
             interrupt::listen()?;
         }
-        (self.feed, self.validation, self.takes_new_data) =
-            (Some(feed), validation, inputs.new_data);
+        (self.feed, self.validation, self.takes_new_data) = (Some(feed), validation, inputs.new_data);
         self.monitor_check.new_data();
-        let restored = if self.validated.0 == self.global_step {
-            self.validated.1.clone()
-        } else {
-            Metrics::new()
-        };
+        let restored = if self.validated.0 == self.global_step { self.validated.1.clone() } else { Metrics::new() };
         self.logs.open(&self.model_dir, self.global_step, restored);
         self.logs.note(self.global_step, || {
             let (epoch, batch) = (start.epoch + 1, start.batch);
-            format!(
-                "setup: version {}, epoch {epoch}, batch {batch}",
-                env!("CARGO_PKG_VERSION")
-            )
+            format!("setup: version {}, epoch {epoch}, batch {batch}", env!("CARGO_PKG_VERSION"))
         });
         self.tell_seeking();
         if is_beside_another {
@@ -194,11 +176,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// [`setup`](Self::setup) with smaller batches goes on. The estimator stays usable.
     pub fn train(&mut self) -> Result<&mut Self> {
         if let Some(feed) = &self.feed {
-            check_ends(
-                "train",
-                feed.dataset(),
-                "use `train_steps`, `train_until` or `train_for`",
-            )?;
+            check_ends("train", feed.dataset(), "use `train_steps`, `train_until` or `train_for`")?;
         }
         self.run(Until::EndOfEpoch)
     }
@@ -225,10 +203,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Those of [`train`](Self::train).
     pub fn train_for(&mut self, duration: Duration) -> Result<&mut Self> {
         let end = Instant::now().checked_add(duration).ok_or_else(|| {
-            Error::new(
-                ErrorKind::InvalidArgument,
-                format!("train_for: {duration:?} is longer than a clock can count"),
-            )
+            Error::new(ErrorKind::InvalidArgument, format!("train_for: {duration:?} is longer than a clock can count"))
         })?;
         self.run(Until::Time(end))
     }
@@ -245,14 +220,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             threads::join_in();
             heap::keep();
         }
-        self.gradients
-            .refresh(&self.net)
-            .map_err(ModelError::into_error)?;
-        let mut pass = self.progress.start(
-            &format!("Training ({})", feed.position().epoch + 1),
-            total,
-            done,
-        );
+        self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
+        let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         self.gauges.restart();
         self.logs.begin_verb();
         let begun = self.global_step;
@@ -266,8 +235,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         pass.finish();
         self.logs.flush();
         if let Err(error) = result.and(flushed).and_then(|()| self.poll_save()) {
-            self.logs
-                .note(self.global_step, || format!("stopped: {error}"));
+            self.logs.note(self.global_step, || format!("stopped: {error}"));
             return Err(self.save_after(error));
         }
         Ok(self)
@@ -285,25 +253,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 .and_then(|rate| self.optimizer.check().map(|()| rate))
                 .map_err(|error| error.at(format_args!("step {}", self.global_step + 1)))?;
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
-            let batches = self
-                .gauges
-                .waiting(|| feed.next_group(self.options.accumulate))?;
+            let batches = self.gauges.waiting(|| feed.next_group(self.options.accumulate))?;
             self.tell_seeking();
-            let ticks = if matches!(until, Until::EndOfEpoch) {
-                batches.len()
-            } else {
-                1
-            };
+            let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
             if let Err(error) = self.step(batches, learning_rate) {
                 // Its batches are used up, and may have been the last.
                 let _ = self.ends_epoch();
                 return Err(error);
             }
             (0..ticks).for_each(|_| pass.tick());
-            if self.training_log.is_full()
-                || pass.is_due()
-                || self.logs.is_line_due(self.global_step)
-            {
+            if self.training_log.is_full() || pass.is_due() || self.logs.is_line_due(self.global_step) {
                 self.flush(pass)?;
             }
             if self.is_save_due() {
@@ -315,21 +274,14 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             // Before the epoch is over, as a save is: the verb that comes next ends it, and what follows it is not left out.
             if self.options.interrupts && interrupt::take() {
                 self.collect_save();
-                let message = format!(
-                    "interrupted after step {}; call a training verb to go on",
-                    self.global_step
-                );
+                let message = format!("interrupted after step {}; call a training verb to go on", self.global_step);
                 return Err(Error::new(ErrorKind::Interrupted, message));
             }
             let ended = self.ends_epoch()?;
             if ended && self.logs.has_file() {
                 self.flush(pass)?;
-                let (epoch, loss) = (
-                    self.position().epoch,
-                    loss_text(self.training_log.last_loss()),
-                );
-                self.logs
-                    .note(self.global_step, || format!("epoch {epoch} done: {loss}"));
+                let (epoch, loss) = (self.position().epoch, loss_text(self.training_log.last_loss()));
+                self.logs.note(self.global_step, || format!("epoch {epoch} done: {loss}"));
             }
             if ended && matches!(until, Until::EndOfEpoch) {
                 break;
@@ -343,12 +295,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let number = self.global_step + 1;
         let every = self.options.summary_every;
         let logged = is_logged(number, every);
-        self.optimizer
-            .measure_norm(logged && is_logged(number / every, self.options.norm_every));
-        let batches: Vec<_> = batches
-            .into_iter()
-            .map(|batch| Features::new(batch, self.device.clone()))
-            .collect();
+        self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
+        let batches: Vec<_> = batches.into_iter().map(|batch| Features::new(batch, self.device.clone())).collect();
         let examples: usize = batches.iter().map(Features::batch_size).sum();
         let mut updates = false;
         let outcome = unwind::catch(|| {
@@ -361,10 +309,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                     device: self.device.clone(),
                     pool: &mut self.gradients,
                 };
-                let TrainSpec {
-                    objectives,
-                    scalars,
-                } = self.model.train(&mut self.net, features, &mut step)?;
+                let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, features, &mut step)?;
                 check_names(objectives.len(), &scalars)?;
                 let mut losses = Vec::with_capacity(objectives.len());
                 for Objective { value, loss, scope } in objectives {
@@ -373,38 +318,21 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                 let share = features.batch_size() as f64 / examples.max(1) as f64;
                 total.add(&self.net, share, losses, scalars, &mut self.gradients)?;
             }
-            self.unreached
-                .look(&self.net, &mut total.gradients, |name| {
-                    self.optimizer.is_frozen(name)
-                })?;
+            self.unreached.look(&self.net, &mut total.gradients, |name| self.optimizer.is_frozen(name))?;
             updates = true;
             for (mut gradients, scope) in total.gradients.drain(..) {
-                self.model.update(
-                    &mut self.net,
-                    &mut gradients,
-                    &mut self.optimizer,
-                    scope.as_deref(),
-                )?;
+                self.model.update(&mut self.net, &mut gradients, &mut self.optimizer, scope.as_deref())?;
                 let spent = self.optimizer.take_spent(&gradients);
                 self.gradients.recycle_spent(gradients, &self.net, &spent)?;
             }
-            total
-                .scalars
-                .extend(named_norms(self.optimizer.take_gradient_norms()));
+            total.scalars.extend(named_norms(self.optimizer.take_gradient_norms()));
             Ok((total.losses, total.scalars))
         });
         let (losses, scalars) = device_outcome(&self.device, outcome).map_err(|error| {
             // Nothing of this step is left for the next one.
-            drop((
-                self.optimizer.take_spent(&Gradients::leaky()),
-                self.optimizer.take_gradient_norms(),
-            ));
+            drop((self.optimizer.take_spent(&Gradients::leaky()), self.optimizer.take_gradient_norms()));
             self.is_half_updated |= updates;
-            let place = if updates {
-                ", while parameters were updated"
-            } else {
-                ""
-            };
+            let place = if updates { ", while parameters were updated" } else { "" };
             error.at(format_args!("step {number}{place}"))
         })?;
         (self.global_step, self.is_half_updated) = (number, false);
@@ -417,13 +345,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             self.warn(&warning);
         }
         self.gauges.step(examples as u64);
-        let gauges = if logged {
-            self.gauges.read(|| self.device.memory_held())
-        } else {
-            Vec::new()
-        };
-        self.training_log
-            .record(number, learning_rate, gauges, losses, scalars);
+        let gauges = if logged { self.gauges.read(|| self.device.memory_held()) } else { Vec::new() };
+        self.training_log.record(number, learning_rate, gauges, losses, scalars);
         Ok(())
     }
 
@@ -467,8 +390,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     fn save_after(&mut self, error: Error) -> Error {
         // A closure of the user's in the data or the model may fail with any other kind.
         use ErrorKind::{Device, Locked, NotDurable, NotFinite};
-        let is_sound = !matches!(error.kind(), Device | Locked | NotDurable | NotFinite)
-            && !self.is_half_updated;
+        let is_sound = !matches!(error.kind(), Device | Locked | NotDurable | NotFinite) && !self.is_half_updated;
         if !self.options.save_on_error || !is_sound {
             return error;
         }
@@ -537,21 +459,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
 
 impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Elistimator at step {} in {}",
-            self.global_step,
-            self.model_dir.display()
-        )
+        write!(f, "Elistimator at step {} in {}", self.global_step, self.model_dir.display())
     }
 }
 
 /// Refuses a pass over data that is known to have no end.
 pub(crate) fn check_ends(verb: &str, dataset: &Dataset, instead: &str) -> Result<()> {
     if dataset.stage.is_endless() {
-        let message = format!(
-            "`{verb}` makes a whole pass, but the data has no end: {instead}, or leave out `repeat_forever`"
-        );
+        let message =
+            format!("`{verb}` makes a whole pass, but the data has no end: {instead}, or leave out `repeat_forever`");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }
     Ok(())
@@ -559,10 +475,7 @@ pub(crate) fn check_ends(verb: &str, dataset: &Dataset, instead: &str) -> Result
 
 /// The error of a verb that came before the one it needs.
 pub(crate) fn before(verb: &str, first: &str) -> Error {
-    Error::new(
-        ErrorKind::WrongOrder,
-        format!("`{verb}` was called before `{first}`: call `{first}` first"),
-    )
+    Error::new(ErrorKind::WrongOrder, format!("`{verb}` was called before `{first}`: call `{first}` first"))
 }
 
 /// What a guarded model function left, after work on a device: memory that it could not get, it no longer needs.
@@ -586,10 +499,7 @@ pub(crate) fn model_outcome<T>(outcome: std::result::Result<ModelResult<T>, Stri
             if let Some(error) = crate::nn::cuda::of_panic(&panic) {
                 return Err(error);
             }
-            Err(Error::new(
-                ErrorKind::Model,
-                format!("the model function panicked: {panic}"),
-            ))
+            Err(Error::new(ErrorKind::Model, format!("the model function panicked: {panic}")))
         }
     }
 }

@@ -18,11 +18,7 @@ impl<D: Device> GradientPool<D> {
     /// For the trainable parameters of this network, as they are now.
     pub(crate) fn new<N: Network<D>>(net: &N) -> ModelResult<Self> {
         let (leaves, is_leaf) = trainable(net)?;
-        let mut pool = Self {
-            leaves,
-            is_leaf,
-            spare: Vec::new(),
-        };
+        let mut pool = Self { leaves, is_leaf, spare: Vec::new() };
         pool.recycle(Gradients::leaky(), net)?;
         Ok(pool)
     }
@@ -43,11 +39,7 @@ impl<D: Device> GradientPool<D> {
     }
 
     /// Takes back what a backward pass over this network returned, and zeroes it.
-    pub(crate) fn recycle<N: Network<D>>(
-        &mut self,
-        gradients: Gradients<D>,
-        net: &N,
-    ) -> ModelResult<()> {
+    pub(crate) fn recycle<N: Network<D>>(&mut self, gradients: Gradients<D>, net: &N) -> ModelResult<()> {
         self.recycle_spent(gradients, net, &[])
     }
 
