@@ -372,9 +372,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     fn ends_epoch(&mut self) -> Result<bool> {
-        let Some(feed) = &mut self.feed else {
-            return Ok(true);
-        };
+        let Some(feed) = &mut self.feed else { return Ok(true) };
         self.gauges.waiting(|| feed.ends_epoch())
     }
 

@@ -23,9 +23,9 @@ impl<D: Device> GradientPool<D> {
         Ok(pool)
     }
 
-    /// Follows parameters that were frozen or set free since.
+    /// Follows parameters that were frozen or set free since, and another network in place of this one.
     pub(crate) fn refresh<N: Network<D>>(&mut self, net: &N) -> ModelResult<()> {
-        if trainable(net)?.1 != self.is_leaf {
+        if trainable(net)?.0.ids != self.leaves.ids {
             *self = Self::new(net)?;
         }
         Ok(())
@@ -54,9 +54,7 @@ impl<D: Device> GradientPool<D> {
         let (mut spent, mut is_leaf) = (spent.iter(), self.is_leaf.iter_mut());
         let leaves = &mut self.leaves;
         net.visit(&mut Visitor::new(&mut |_, part| {
-            let Part::Parameter(parameter) = part else {
-                return Ok(());
-            };
+            let Part::Parameter(parameter) = part else { return Ok(()) };
             let (is_spent, is_leaf) = (spent.next().copied().unwrap_or(false), is_leaf.next());
             if let Some(is_leaf) = is_leaf {
                 if parameter.is_trainable() && !*is_leaf {
