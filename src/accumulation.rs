@@ -5,6 +5,7 @@ use dfdx::tensor_ops::{TryAdd, TryMul};
 use crate::gradient_pool::GradientPool;
 use crate::nn::{Gradients, Network, Part, Tensor, Visitor};
 use crate::optim::Update;
+use crate::training_log::numbered;
 use crate::{Device, Error, ErrorKind, ModelResult};
 
 /// What a backward pass leaves: the loss, the gradients, and the prefix of the parameters they are for.
@@ -95,8 +96,5 @@ fn add_all<D: Device, N: Network<D>>(
 
 /// `gradient_norm`, `gradient_norm_2` and so on, in the order of the losses.
 pub(crate) fn named_norms<D: Device>(norms: Vec<Tensor<(), D>>) -> impl Iterator<Item = (String, Tensor<(), D>)> {
-    norms.into_iter().enumerate().map(|(index, norm)| match index {
-        0 => ("gradient_norm".to_owned(), norm),
-        index => (format!("gradient_norm_{}", index + 1), norm),
-    })
+    norms.into_iter().enumerate().map(|(index, norm)| (numbered("gradient_norm", index), norm))
 }

@@ -77,6 +77,12 @@ impl Sum {
         if !tensors.are_finite() {
             return Err(Error::new(ErrorKind::NotFinite, "weights that are not finite have no mean"));
         }
+        if let Some((name, ..)) =
+            tensors.iter().find(|(name, ..)| !self.entries.iter().any(|(known, ..)| known == name))
+        {
+            let message = format!("the checkpoint has a tensor {name:?} that the newest one has not");
+            return Err(Error::new(ErrorKind::Mismatch, message));
+        }
         for (name, dims, sum) in &mut self.entries {
             let found = tensors.iter().find(|(known, found, _)| known == name && found == dims);
             let (_, _, values) = found.ok_or_else(|| {
@@ -93,5 +99,22 @@ impl Sum {
         let count = self.count as f64;
         let mean = |sum: Vec<f64>| sum.into_iter().map(|sum| (sum / count) as f32).collect();
         Tensors::new(self.entries.into_iter().map(|(name, dims, sum)| (name, dims, mean(sum))).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn networks_of_other_tensors_have_no_mean() {
+        let tensors = |names: &[&str]| {
+            Tensors::new(names.iter().map(|name| ((*name).to_owned(), vec![1], vec![1.0])).collect()).unwrap()
+        };
+        for (newest, older) in [(&["a"][..], &["a", "b"][..]), (&["a", "b"], &["b"])] {
+            let mut sum = Sum::new(&tensors(newest)).unwrap();
+            sum.add(&tensors(newest)).unwrap();
+            assert_eq!(sum.add(&tensors(older)).unwrap_err().kind(), ErrorKind::Mismatch);
+        }
     }
 }

@@ -31,7 +31,7 @@ pub enum NotFinite {
     /// The verb returns an error of kind [`NotFinite`](crate::ErrorKind::NotFinite) with the step.
     #[default]
     Stop,
-    /// It is reported once per verb through the log, and training goes on. Such a checkpoint is never the best.
+    /// The first one of the run is reported through the log, and training goes on. Such a checkpoint is never the best.
     GoOn,
 }
 

@@ -24,7 +24,7 @@ use crate::optim::{Optimizer, Schedule, WeightAverage};
 use crate::progress::{Pass, Progress, loss_text};
 use crate::saving::{AfterSave, Background};
 use crate::settings::Saved;
-use crate::training_log::{TrainingLog, not_finite};
+use crate::training_log::{TrainingLog, check_names, not_finite};
 use crate::unreached::Unreached;
 use crate::{
     Device, Error, ErrorKind, Features, Inputs, ModelError, ModelFn, ModelResult, Result, heap, interrupt, threads,
@@ -223,9 +223,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         self.gradients.refresh(&self.net).map_err(ModelError::into_error)?;
         let mut pass = self.progress.start(&format!("Training ({})", feed.position().epoch + 1), total, done);
         self.gauges.restart();
+        self.logs.begin_verb();
+        let begun = self.global_step;
         let result = self.steps(until, &mut pass);
         let flushed = self.flush(&mut pass);
-        pass.set_message(loss_text(self.training_log.last_loss()));
+        self.logs.end_verb();
+        // Of no step there is no loss to show.
+        if self.global_step > begun {
+            pass.set_message(loss_text(self.training_log.last_loss()));
+        }
         pass.finish();
         self.logs.flush();
         if let Err(error) = result.and(flushed).and_then(|()| self.poll_save()) {
@@ -241,11 +247,16 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             return Ok(());
         }
         while !until.is_reached(self.global_step) {
+            // Before a batch is taken, which an error would use up.
+            let learning_rate = self
+                .next_learning_rate()
+                .and_then(|rate| self.optimizer.check().map(|()| rate))
+                .map_err(|error| error.at(format_args!("step {}", self.global_step + 1)))?;
             let feed = self.feed.as_mut().ok_or_else(|| before("train", "setup"))?;
             let batches = self.gauges.waiting(|| feed.next_group(self.options.accumulate))?;
             self.tell_seeking();
             let ticks = if matches!(until, Until::EndOfEpoch) { batches.len() } else { 1 };
-            if let Err(error) = self.step(batches) {
+            if let Err(error) = self.step(batches, learning_rate) {
                 // Its batches are used up, and may have been the last.
                 let _ = self.ends_epoch();
                 return Err(error);
@@ -280,11 +291,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     }
 
     /// One training step: forward and all backward passes of every micro-batch, then all updates.
-    fn step(&mut self, batches: Vec<Record>) -> Result<()> {
+    fn step(&mut self, batches: Vec<Record>, learning_rate: f64) -> Result<()> {
         let number = self.global_step + 1;
-        let place = |error: Error| error.at(format_args!("step {number}"));
-        let learning_rate = self.next_learning_rate().map_err(place)?;
-        self.optimizer.check().map_err(place)?;
         let every = self.options.summary_every;
         let logged = is_logged(number, every);
         self.optimizer.measure_norm(logged && is_logged(number / every, self.options.norm_every));
@@ -302,6 +310,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
                     pool: &mut self.gradients,
                 };
                 let TrainSpec { objectives, scalars } = self.model.train(&mut self.net, features, &mut step)?;
+                check_names(objectives.len(), &scalars)?;
                 let mut losses = Vec::with_capacity(objectives.len());
                 for Objective { value, loss, scope } in objectives {
                     losses.push((value, loss.try_backward()?, scope));
@@ -344,7 +353,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
     /// Reads what waits on the device and hands it to the bar, the log lines and TensorBoard.
     fn flush(&mut self, pass: &mut Pass) -> Result<()> {
         let values = self.training_log.flush()?;
-        let first_bad = values.iter().find(|step| !step.loss.is_finite()).map(not_finite);
+        let first_bad = values.iter().find_map(not_finite);
         self.logs.steps(&values, self.options.summary_every);
         if pass.is_due() {
             pass.set_message(loss_text(self.training_log.last_loss()));

@@ -10,6 +10,9 @@ use crate::metrics::{Mean, Metric, Metrics};
 use crate::setup::batched;
 use crate::{Device, DeviceSpec, Elistimator, Error, ErrorKind, ModelFn, Request, Result};
 
+/// Of what is random in the data: members of several runs have several seeds, and are all measured on the same examples.
+const SEED: u64 = 0;
+
 /// How members become one prediction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Combine {
@@ -129,13 +132,14 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
         Ok(combined)
     }
 
-    /// The metrics of every member by itself, as its model function gives them.
+    /// The metrics of every member by itself, as its model function gives them, all on the same examples where the data is
+    /// shuffled and cut.
     ///
     /// # Errors
     /// Those of [`Elistimator::evaluate`].
     pub fn evaluate_members(&self, input: impl InputFn) -> Result<Vec<Metrics>> {
         let dataset = input.dataset()?;
-        self.members.iter().map(|member| member.evaluate(dataset.clone())).collect()
+        self.members.iter().map(|member| member.evaluate_seeded(dataset.clone(), SEED)).collect()
     }
 
     /// Members and ensemble of a classifier side by side. The members' metrics come from their model function's `evaluate`. That
@@ -249,7 +253,7 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
         mut look: impl FnMut(Record, Array) -> Result<()>,
     ) -> Result<()> {
         let dataset = batched(input.dataset()?, "prediction")?;
-        for batch in dataset.open(0, 0, 0)? {
+        for batch in dataset.open(SEED, 0, 0)? {
             let (batch, mut first, mut outputs) = (batch?, None, Vec::with_capacity(self.members.len()));
             for member in &self.members {
                 let batch = member.preprocessed(batch.clone())?;
@@ -269,6 +273,10 @@ impl<M: ModelFn<D>, D: Device> Ensemble<M, D> {
             if array.dims() != dims {
                 let message = format!("members gave outputs of shapes {dims:?} and {:?}", array.dims());
                 return Err(Error::new(ErrorKind::Mismatch, message));
+            }
+            // A member that counts for nothing must not turn an undefined value into an undefined mean.
+            if *weight == 0.0 {
+                continue;
             }
             match self.combine {
                 Combine::Mean => sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += weight * f64::from(*value)),

@@ -8,10 +8,11 @@ use crate::checkpointing::Which;
 use crate::data::Dataset;
 use crate::elistimator::{before, check_ends, device_outcome};
 use crate::inputs::InputFn;
-use crate::logs::metric_of;
+use crate::logs::{EMA, metric_of};
 use crate::metrics::{Figure, MetricState, Metrics};
 use crate::nn::{Tensor, read};
 use crate::progress::{Pass, loss_text};
+use crate::training_log::twice;
 use crate::{
     Device, Elistimator, Error, ErrorKind, EvaluationSpec, Features, ModelError, ModelFn, Result, heap, threads, unwind,
 };
@@ -44,6 +45,11 @@ impl<D: Device> Evaluation<D> {
         if !weight.is_finite() || weight < 0.0 {
             let message =
                 format!("the weight of the loss: found {weight}, expected a finite number that is not negative");
+            return Err(Error::new(ErrorKind::Model, message));
+        }
+        let mut names: Vec<&str> = spec.metrics.iter().map(|(name, _)| name.as_str()).chain(["loss"]).collect();
+        if let Some(name) = twice(&mut names) {
+            let message = format!("metrics: found {name:?} twice, expected a name for each, other than \"loss\"");
             return Err(Error::new(ErrorKind::Model, message));
         }
         self.on_device.push(spec.loss);
@@ -210,7 +216,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         let dataset = dataset.clone();
         let Measured { metrics, figures } =
             self.with_ema(|estimator| estimator.measure(&estimator.net, &dataset, None, None))?;
-        self.logs.validation("ema", self.global_step, &metrics, &figures);
+        self.logs.validation(EMA, self.global_step, &metrics, &figures);
         Ok(metrics)
     }
 
@@ -224,12 +230,28 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         average.swap(&mut self.net)
     }
 
+    /// [`evaluate`](Self::evaluate) with another seed than the run's for what is random in the data.
+    pub(crate) fn evaluate_seeded(&self, dataset: Dataset, seed: u64) -> Result<Metrics> {
+        Ok(self.measure_seeded(&self.net, &self.prepare(dataset, "evaluation")?, None, None, seed)?.metrics)
+    }
+
     fn measure(
         &self,
         net: &M::Net,
         dataset: &Dataset,
         steps: Option<u64>,
+        pass: Option<&mut Pass>,
+    ) -> Result<Measured> {
+        self.measure_seeded(net, dataset, steps, pass, self.options.seed)
+    }
+
+    fn measure_seeded(
+        &self,
+        net: &M::Net,
+        dataset: &Dataset,
+        steps: Option<u64>,
         mut pass: Option<&mut Pass>,
+        seed: u64,
     ) -> Result<Measured> {
         if steps.is_none() {
             check_ends("evaluate", dataset, "use `evaluate_steps`, or `take` so many batches")?;
@@ -239,7 +261,7 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             heap::keep();
         }
         let mut evaluation = Evaluation::new();
-        let mut batches = dataset.open(self.options.seed, 0, 0)?;
+        let mut batches = dataset.open(seed, 0, 0)?;
         let mut number = 0;
         while steps.is_none_or(|steps| number < steps) {
             let Some(batch) = batches.next().transpose()? else { break };

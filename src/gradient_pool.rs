@@ -8,20 +8,24 @@ use crate::{Device, ModelResult};
 /// Keeps the gradient buffers of finished steps: a fresh allocation of a large one costs page faults in every step.
 pub(crate) struct GradientPool<D: Device> {
     leaves: UnusedTensors,
+    /// Which of the network's parameters, in their order, are among them: those that were trainable once. A model function may
+    /// freeze and free them from step to step, and their gradients must be neither lost nor left over.
+    is_leaf: Vec<bool>,
     spare: Vec<Gradients<D>>,
 }
 
 impl<D: Device> GradientPool<D> {
     /// For the trainable parameters of this network, as they are now.
     pub(crate) fn new<N: Network<D>>(net: &N) -> ModelResult<Self> {
-        let mut pool = Self { leaves: trainable(net)?, spare: Vec::new() };
+        let (leaves, is_leaf) = trainable(net)?;
+        let mut pool = Self { leaves, is_leaf, spare: Vec::new() };
         pool.recycle(Gradients::leaky(), net)?;
         Ok(pool)
     }
 
-    /// Follows parameters that were frozen or set free since.
+    /// Follows parameters that were frozen or set free since, and another network in place of this one.
     pub(crate) fn refresh<N: Network<D>>(&mut self, net: &N) -> ModelResult<()> {
-        if trainable(net)?.ids != self.leaves.ids {
+        if trainable(net)?.0.ids != self.leaves.ids {
             *self = Self::new(net)?;
         }
         Ok(())
@@ -47,12 +51,19 @@ impl<D: Device> GradientPool<D> {
         net: &N,
         spent: &[bool],
     ) -> ModelResult<()> {
-        let mut spent = spent.iter();
+        let (mut spent, mut is_leaf) = (spent.iter(), self.is_leaf.iter_mut());
+        let leaves = &mut self.leaves;
         net.visit(&mut Visitor::new(&mut |_, part| {
-            if let Part::Parameter(parameter) = part
-                && !spent.next().copied().unwrap_or(false)
-                && parameter.is_trainable()
-            {
+            let Part::Parameter(parameter) = part else { return Ok(()) };
+            let (is_spent, is_leaf) = (spent.next().copied().unwrap_or(false), is_leaf.next());
+            if let Some(is_leaf) = is_leaf {
+                if parameter.is_trainable() && !*is_leaf {
+                    *is_leaf = true;
+                    parameter.with_identity(|tensor| leaves.add(tensor));
+                }
+                if is_spent || !*is_leaf {
+                    return Ok(());
+                }
                 parameter.with_identity(|tensor| -> ModelResult<()> {
                     let zeroed = gradients.get_or_alloc_mut(tensor)?;
                     Ok(tensor.device().try_fill_with_zeros(zeroed)?)
@@ -66,17 +77,18 @@ impl<D: Device> GradientPool<D> {
 }
 
 /// The parameters that gradients are kept for.
-fn trainable<D: Device, N: Network<D>>(net: &N) -> ModelResult<UnusedTensors> {
-    let mut leaves = UnusedTensors::default();
+fn trainable<D: Device, N: Network<D>>(net: &N) -> ModelResult<(UnusedTensors, Vec<bool>)> {
+    let (mut leaves, mut is_leaf) = (UnusedTensors::default(), Vec::new());
     net.visit(&mut Visitor::new(&mut |_, part| {
-        if let Part::Parameter(parameter) = part
-            && parameter.is_trainable()
-        {
-            parameter.with_identity(|tensor| leaves.add(tensor));
+        if let Part::Parameter(parameter) = part {
+            is_leaf.push(parameter.is_trainable());
+            if parameter.is_trainable() {
+                parameter.with_identity(|tensor| leaves.add(tensor));
+            }
         }
         Ok(())
     }))?;
-    Ok(leaves)
+    Ok((leaves, is_leaf))
 }
 
 impl<D: Device> std::fmt::Debug for GradientPool<D> {

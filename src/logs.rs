@@ -11,6 +11,9 @@ use crate::summary::{HistoryWriter, SummaryWriter, cut};
 use crate::training_log::StepValues;
 use crate::{Error, Result};
 
+/// What the metrics of averaged weights are logged as, in place of the name of a validation set.
+pub(crate) const EMA: &str = "ema";
+
 /// A metric's name among those of all validation sets.
 pub(crate) fn metric_of(set: &str, name: &str) -> String {
     if set.is_empty() { name.to_owned() } else { format!("{set}/{name}") }
@@ -54,7 +57,8 @@ pub(crate) struct Logs {
 
 impl Logs {
     pub(crate) fn new(log_every: Option<LogEvery>, file: Option<LogFile>) -> Result<Self> {
-        let lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
+        let mut lines = log_every.map(|every| StepLog::new(every, 0)).transpose()?;
+        lines.iter_mut().for_each(StepLog::leave);
         Ok(Self {
             dir: None,
             step: 0,
@@ -81,13 +85,25 @@ impl Logs {
         (self.history, self.is_cut) = (None, false);
         if let Some(lines) = &mut self.lines {
             lines.restart(step);
+            lines.leave();
         }
+    }
+
+    /// A training verb begins: from here on time counts for the speed in log lines.
+    pub(crate) fn begin_verb(&mut self) {
+        self.lines.iter_mut().for_each(StepLog::come_back);
+    }
+
+    /// A training verb is over.
+    pub(crate) fn end_verb(&mut self) {
+        self.lines.iter_mut().for_each(StepLog::leave);
     }
 
     fn writer(&mut self, name: &str) -> Option<&mut SummaryWriter> {
         let dir = self.dir.as_ref()?;
-        let set = name.strip_prefix("validation").map(|set| set.trim_start_matches('_'));
-        let has_point = |set: &str| self.restored.get(&metric_of(set, "loss")).is_ok();
+        let set = name.strip_prefix("validation").map(|set| set.strip_prefix('_').unwrap_or(set));
+        // Those of averaged weights are in no checkpoint; measured once more they come out the same.
+        let has_point = |set: &str| set == EMA || self.restored.get(&metric_of(set, "loss")).is_ok();
         // Training begins after the step; a validation of the step itself is still to come, unless the checkpoint has it.
         let first_step = if set.is_some_and(|set| !has_point(set)) { self.step } else { self.step + 1 };
         Some(self.writers.entry(name.to_owned()).or_insert_with(|| SummaryWriter::create(dir.join(name), first_step)))
@@ -211,5 +227,33 @@ impl Logs {
         if !std::mem::replace(&mut self.warned, true) {
             log::warn!("{error}; going on, as was asked for");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn the_speed_in_log_lines_is_that_of_training() {
+        let (rest, mut trained) = (Duration::from_millis(400), Duration::ZERO);
+        let mut logs = Logs::new(Some(LogEvery::Steps(4)), None).unwrap();
+        for _ in 0..2 {
+            std::thread::sleep(rest);
+            let begin = Instant::now();
+            logs.begin_verb();
+            std::thread::sleep(Duration::from_millis(5));
+            logs.end_verb();
+            trained += begin.elapsed();
+        }
+        std::thread::sleep(rest);
+        let begin = Instant::now();
+        logs.begin_verb();
+        let line = logs.line(&[StepValues { step: 4, loss: 0.5, ..StepValues::default() }]).unwrap();
+        trained += begin.elapsed();
+        let speed: f64 = line.strip_prefix("step=4 loss=0.5 steps/s=").unwrap().parse().unwrap();
+        assert!(speed + 0.1 >= 4.0 / trained.as_secs_f64() && speed <= 4.0 / 0.01, "{line} {trained:?}");
     }
 }

@@ -205,7 +205,8 @@ impl<D: Device> TrainSpec<D> {
     }
 
     /// A value to log beside the loss, in TensorBoard and in log lines: `loss.retaped::<NoneTape>()` is one without its tape. It
-    /// stays on the device until the next flush.
+    /// stays on the device until the next flush. A name that is given twice, or that the run logs something else by (`loss`, `loss_2`
+    /// of a second loss, `learning_rate`, `gradient_norm`, `data_wait` and the like), is an error of the step.
     #[must_use]
     pub fn scalar(mut self, name: &str, value: Tensor<(), D>) -> Self {
         self.scalars.push((name.to_owned(), value));
@@ -247,7 +248,8 @@ impl<D: Device> EvaluationSpec<D> {
         self
     }
 
-    /// A metric's state on this batch, to be merged with those of the other batches.
+    /// A metric's state on this batch, to be merged with those of the other batches. The name of another one of this batch, and
+    /// `loss`, are an error of the verb.
     #[must_use]
     pub fn metric(mut self, name: &str, state: impl MetricState + 'static) -> Self {
         self.metrics.push((name.to_owned(), Box::new(state)));

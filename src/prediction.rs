@@ -147,7 +147,8 @@ impl<M: ModelFn<D>, D: Device> Iterator for Predictions<'_, M, D> {
 }
 
 impl<'e, M: ModelFn<D>, D: Device> Predictions<'e, M, D> {
-    /// One example at a time, without the batch axis.
+    /// One example at a time, without the batch axis. Outputs of a batch that differ in their numbers of rows are an error
+    /// ([`ErrorKind::Model`]) in place of its examples.
     pub fn examples(self) -> impl Iterator<Item = Result<Record>> + use<'e, M, D> {
         self.flat_map(|batch| match batch {
             Ok(batch) => split(&batch),
@@ -164,7 +165,14 @@ impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Predictions<'_, M, D> {
 
 /// The examples of a batch of outputs.
 fn split(batch: &Record) -> Vec<Result<Record>> {
-    let examples = batch.iter().map(|(_, array)| array.dims().first().copied().unwrap_or(0)).min().unwrap_or(0);
+    let rows = |array: &Array| array.dims().first().copied();
+    let examples = batch.iter().next().and_then(|(_, array)| rows(array)).unwrap_or(0);
+    if let Some((name, array)) = batch.iter().find(|(_, array)| rows(array) != Some(examples)) {
+        let found = array.dims();
+        let message =
+            format!("output {name:?}: found shape {found:?}, expected {examples} rows as of the first output");
+        return vec![Err(Error::new(ErrorKind::Model, message).at("predict"))];
+    }
     let example =
         |index| batch.iter().try_fold(Record::new(), |record, (name, array)| Ok(record.with(name, array.row(index)?)));
     (0..examples).map(example).collect()

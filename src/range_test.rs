@@ -64,7 +64,9 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         // Single batches are too noisy to judge by: an exponential mean, corrected for beginning at 0 as Adam's is.
         let (mut best, mut mean) = (f64::INFINITY, 0.0);
         for step in 0..steps {
-            let rate = low * (high / low).powf(step as f64 / (steps - 1) as f64);
+            let share = step as f64 / (steps - 1) as f64;
+            // Not by their ratio, which may be beyond all numbers.
+            let rate = low.powf(1.0 - share) * high.powf(share);
             match self.set_learning_rate(rate).train_steps(1) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFinite => break,

@@ -35,14 +35,15 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             }
             D::bound_memory(options.device, fraction)?;
         }
-        let device = D::open(options.device, options.seed)?;
-        let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
-        variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
+        // First, since they say more of a NaN among the hyper-parameters than that it is one.
         let settings = || Ok((model.optimizer(), model.schedule()));
         let (config, schedule) = model_outcome(unwind::catch(settings)).map_err(|error| error.at("build"))?;
         config.check().and_then(|()| schedule.check()).map_err(|error| error.at("build"))?;
         // Reading them may be the user's own code as well.
         model_outcome(unwind::catch(|| Ok(check_comes_back(&*model)?))).map_err(|error| error.at("build"))?;
+        let device = D::open(options.device, options.seed)?;
+        let net = model_outcome(unwind::catch(|| model.build(&device))).map_err(|error| error.at("build"))?;
+        variables::prepare(&net, options.seed).map_err(|error| ModelError::into_error(error).at("build"))?;
         let optimizer = Optimizer::new(config);
         optimizer.check_names(&net).map_err(|error| ModelError::into_error(error).at("build"))?;
         let average = match options.average {

@@ -3,16 +3,19 @@
 use dfdx::shapes::HasShape;
 use dfdx::tensor_ops::TryStack;
 
+use crate::gauges::MACHINE;
 use crate::nn::{Tensor, read};
 use crate::{Device, Error, ErrorKind, ModelError, Result};
 
 /// One step's values, read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct StepValues {
     pub(crate) step: u64,
     pub(crate) learning_rate: f64,
     pub(crate) loss: f64,
+    /// Further losses, then the named values.
     pub(crate) scalars: Vec<(String, f64)>,
+    pub(crate) further_losses: usize,
     /// Those of the host, for steps that are logged.
     pub(crate) gauges: Vec<(&'static str, f64)>,
 }
@@ -48,7 +51,7 @@ impl<D: Device> TrainingLog<D> {
         for (index, loss) in losses.into_iter().enumerate() {
             self.on_device.push(loss);
             if index > 0 {
-                names.push((format!("loss_{}", index + 1), f64::NAN));
+                names.push((numbered("loss", index), f64::NAN));
             }
         }
         for (name, value) in scalars {
@@ -56,7 +59,15 @@ impl<D: Device> TrainingLog<D> {
             names.push((name, f64::NAN));
         }
         if count > 0 {
-            self.waiting.push(StepValues { step, learning_rate, loss: f64::NAN, scalars: names, gauges });
+            let further_losses = count - 1;
+            self.waiting.push(StepValues {
+                step,
+                learning_rate,
+                loss: f64::NAN,
+                scalars: names,
+                further_losses,
+                gauges,
+            });
         }
     }
 
@@ -73,19 +84,19 @@ impl<D: Device> TrainingLog<D> {
         if self.waiting.is_empty() {
             return Ok(Vec::new());
         }
-        let tensors = std::mem::take(&mut self.on_device);
+        // Both at once, so that they belong together also after an error.
+        let (tensors, mut steps) = (std::mem::take(&mut self.on_device), std::mem::take(&mut self.waiting));
         let values = if let [only] = tensors.as_slice() {
             read(only)
         } else if D::READS_ARE_FREE {
             tensors.iter().flat_map(|tensor| read(tensor)).collect()
         } else {
             let stacked = tensors.try_stack().map_err(|error| ModelError::from(error).into_error())?;
-            debug_assert_eq!(stacked.shape().0, self.waiting.iter().map(|step| 1 + step.scalars.len()).sum::<usize>());
+            debug_assert_eq!(stacked.shape().0, steps.iter().map(|step| 1 + step.scalars.len()).sum::<usize>());
             read(&stacked)
         };
         let mut values = values.into_iter().map(f64::from);
         let mut next = || values.next().unwrap_or(f64::NAN);
-        let mut steps = std::mem::take(&mut self.waiting);
         for step in &mut steps {
             step.loss = next();
             step.scalars.iter_mut().for_each(|(_, value)| *value = next());
@@ -100,10 +111,40 @@ impl<D: Device> TrainingLog<D> {
     }
 }
 
-/// The error of a loss that is not a number.
-pub(crate) fn not_finite(values: &StepValues) -> Error {
-    let message = format!("step {}: the loss is {}, expected a finite number", values.step, values.loss);
-    Error::new(ErrorKind::NotFinite, message)
+/// The error of the first loss of a step that is not a number, if there is one.
+pub(crate) fn not_finite(values: &StepValues) -> Option<Error> {
+    let further = values.scalars.iter().take(values.further_losses).map(|(name, loss)| (name.as_str(), *loss));
+    let (name, loss) = std::iter::once(("the loss", values.loss)).chain(further).find(|(_, loss)| !loss.is_finite())?;
+    let message = format!("step {}: {name} is {loss}, expected a finite number", values.step);
+    Some(Error::new(ErrorKind::NotFinite, message))
+}
+
+/// `loss`, `loss_2` and so on, from 0.
+pub(crate) fn numbered(name: &str, index: usize) -> String {
+    if index == 0 { name.to_owned() } else { format!("{name}_{}", index + 1) }
+}
+
+/// A name that is there more than once.
+pub(crate) fn twice<'n>(names: &mut [&'n str]) -> Option<&'n str> {
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
+}
+
+/// Refuses named values that would be logged by the names of others: curves of two things are of none.
+///
+/// # Errors
+/// [`ErrorKind::Model`] with the name.
+pub(crate) fn check_names<V>(losses: usize, scalars: &[(String, V)]) -> Result<()> {
+    if scalars.is_empty() {
+        return Ok(());
+    }
+    let own: Vec<String> =
+        (0..losses.max(1)).flat_map(|index| ["loss", "gradient_norm"].map(|name| numbered(name, index))).collect();
+    let mut names: Vec<&str> = scalars.iter().map(|(name, _)| name.as_str()).collect();
+    names.extend(own.iter().map(String::as_str).chain(MACHINE).chain(["learning_rate"]));
+    let Some(name) = twice(&mut names) else { return Ok(()) };
+    let message = format!("named values: found {name:?} twice, or as what the run itself logs by that name");
+    Err(Error::new(ErrorKind::Model, message))
 }
 
 #[cfg(test)]

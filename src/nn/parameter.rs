@@ -148,7 +148,9 @@ impl<D: Device> Parameter<D> {
         self.trainable
     }
 
-    /// Freezes it, or lets optimisers update it again, unless it is a [statistic](Self::statistic).
+    /// Freezes it, or lets optimisers update it again, unless it is a [statistic](Self::statistic). In a model function's `train`,
+    /// before the tape is begun, that is for the step itself; only of one that no step of the verb has trained yet, the gradients
+    /// are there from the next step on.
     pub fn set_trainable(&mut self, trainable: bool) {
         self.trainable = trainable && !self.is_statistic;
     }

@@ -208,7 +208,8 @@ impl Rule {
         let is_size = |value: f64| value.is_finite() && value >= 0.0;
         match (
             rest.iter().find(|(_, value)| !is_size(*value)),
-            rates.iter().find(|(_, rate)| !(0.0..1.0).contains(rate)),
+            // Updates are in `f32`, where 1 - 1e-9 is 1, and the mean of nothing is NaN.
+            rates.iter().find(|(_, rate)| !(*rate >= 0.0 && (*rate as f32) < 1.0)),
         ) {
             _ if !is_size(self.learning_rate()) => refused("learning_rate", self.learning_rate(), NOT_NEGATIVE),
             (Some((name, value)), _) => refused(name, *value, NOT_NEGATIVE),

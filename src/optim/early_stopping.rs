@@ -98,13 +98,20 @@ impl EarlyStopping {
                 Mode::Min => value < best - self.min_delta,
                 Mode::Max => value > best + self.min_delta,
             });
+        if self.best.is_none() && self.since_best == 0 {
+            // Steps without an increase are counted from the first metrics on, also when those are no numbers.
+            self.best_step = step;
+        }
         if is_better {
             (self.best, self.best_step, self.since_best) = (Some(value), step, 0);
         } else {
             self.since_best = self.since_best.saturating_add(1);
         }
         let is_tired = match self.patience_steps {
-            Some(steps) => step.saturating_sub(self.best_step) >= steps,
+            Some(steps) => {
+                let start = if self.looks_from_min_steps { self.min_steps } else { 0 };
+                step.saturating_sub(self.best_step.max(start)) >= steps
+            }
             None => self.since_best >= self.patience,
         };
         self.finished = !is_better && is_tired && step >= self.min_steps;
@@ -182,6 +189,20 @@ mod tests {
             assert_eq!(finished_after(stop, values), expected);
             assert_eq!(tf_estimator(values, max_steps, min_steps), expected);
         }
+    }
+
+    /// In a run that diverged, or was resumed without what was kept of it.
+    #[test]
+    fn steps_without_an_increase_are_counted_from_the_first_metrics_on() {
+        let values = [0.9, 0.9, 0.9, 0.9, 0.9, f64::NAN, f64::NAN, f64::NAN, f64::NAN, f64::NAN];
+        assert_eq!(finished_after(EarlyStopping::if_no_increase("f1", 300, 600), &values), Some(8));
+        let with_baseline = EarlyStopping::if_no_increase("f1", 300, 600).baseline(0.95);
+        assert_eq!(finished_after(with_baseline, &[0.9; 10]), Some(8));
+        let mut resumed = EarlyStopping::if_no_increase("f1", 300, 0);
+        let mut metrics = Metrics::new();
+        metrics.insert("f1", f64::NAN);
+        let found = [5000, 5200, 5300].map(|step| resumed.update(&metrics, step).unwrap().is_finished());
+        assert_eq!(found, [false, false, true]);
     }
 
     /// Where Keras 3 stops: `EarlyStopping(monitor="f1", mode="max", patience=.., min_delta=..)` on the same values.

@@ -126,8 +126,8 @@ impl<D: Device> Optimizer<D> {
             }
             let rule = config.rule(slot.rule);
             let rate = if slot.rule == 0 { *learning_rate } else { rule.learning_rate() * factor };
-            // FTRL divides by the rate; the smaller it is, the less it moves.
-            if rate == 0.0 && matches!(rule, Rule::Ftrl(_)) {
+            // FTRL divides by the rate, in `f32`; the smaller it is, the less it moves.
+            if (rate as f32) < f32::MIN_POSITIVE && matches!(rule, Rule::Ftrl(_)) {
                 return Ok(());
             }
             // From a file it may be any number.

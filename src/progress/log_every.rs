@@ -19,6 +19,9 @@ pub struct StepLog {
     every: Every,
     last_step: u64,
     last_time: Instant,
+    /// When training was left, and for how long it was in all, since the last line.
+    left: Option<Instant>,
+    away: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +45,7 @@ impl StepLog {
                 _ => return Err(refuse(format!("{seconds} seconds"))),
             },
         };
-        Ok(Self { every, last_step: step, last_time: Instant::now() })
+        Ok(Self { every, last_step: step, last_time: Instant::now(), left: None, away: Duration::ZERO })
     }
 
     /// Is a line due after this global step? Costs next to nothing for steps, a reading of the clock for seconds.
@@ -58,11 +61,23 @@ impl StepLog {
     pub fn restart(&mut self, step: u64) {
         self.last_step = step;
         self.last_time = Instant::now();
+        (self.left, self.away) = (None, Duration::ZERO);
+    }
+
+    /// Training goes on elsewhere or not at all until [`come_back`](Self::come_back): no part of steps/s, while a line is due as
+    /// if nothing had happened.
+    pub(crate) fn leave(&mut self) {
+        self.left = Some(Instant::now());
+    }
+
+    /// Training goes on.
+    pub(crate) fn come_back(&mut self) {
+        self.away += self.left.take().map_or(Duration::ZERO, |left| left.elapsed());
     }
 
     /// The line for this step, with the mean steps per second since the last one.
     pub fn line<'a>(&mut self, step: u64, loss: f64, values: impl IntoIterator<Item = (&'a str, f64)>) -> String {
-        let elapsed = self.last_time.elapsed();
+        let elapsed = self.last_time.elapsed().saturating_sub(self.away);
         self.line_after(step, loss, values, elapsed)
     }
 
