@@ -58,7 +58,7 @@ impl Csv {
     }
 
     /// Takes the column of this name as values of this type. Numbers are as Rust writes them, with blanks around them or
-    /// not; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as it stands. Columns of the file that are
+    /// not, and one too large for its type is an error; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as it stands. Columns of the file that are
     /// not asked for are left out.
     #[must_use]
     pub fn column(mut self, name: impl Into<String>, dtype: Dtype) -> Self {
@@ -236,8 +236,15 @@ impl Source for Csv {
 
     fn describe(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|(name, dtype)| format!("{name} {dtype}")).collect();
-        let missing = self.missing.map_or(String::new(), |value| format!("; missing {value}"));
-        format!("csv({}; {}{missing})", input_file::describe(&self.path), columns.join(", "))
+        let mut set = self.missing.map_or(String::new(), |value| format!("; missing {value}"));
+        if let Some(text) = &self.missing_text {
+            set.push_str(&format!("; missing as {text:?}"));
+        }
+        if self.delimiter != b',' {
+            set.push_str(&format!("; between {:?}", char::from(self.delimiter)));
+        }
+        set.push_str(if self.header { "" } else { "; no header" });
+        format!("csv({}; {}{set})", input_file::describe(&self.path), columns.join(", "))
     }
 }
 

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::data::Record;
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::flat_map::skip_records;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) struct Shuffle {
@@ -51,7 +52,6 @@ impl Stage for Shuffle {
         if self.buffer == 0 {
             return Err(Error::new(ErrorKind::InvalidArgument, "shuffle: found a buffer of 0, expected at least 1"));
         }
-        let skip = usize::try_from(position).unwrap_or(usize::MAX);
         if let Some(indices) = self.indices(pass, position) {
             let input = Arc::clone(&self.input);
             return Ok(Stream::new(indices.zip(position..).map(move |(row, number)| {
@@ -61,7 +61,7 @@ impl Stage for Shuffle {
         }
         let input = self.input.open(pass, 0)?;
         let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
-        Ok(Stream::new(shuffled.skip(skip)))
+        skip_records(shuffled, position)
     }
 
     fn len(&self) -> Option<u64> {

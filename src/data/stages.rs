@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::flat_map::skip_records;
 use crate::data::random_map::MapFn;
 use crate::data::{Array, Dtype, Padding, Record};
 use crate::{Error, ErrorKind, Result, unwind};
@@ -145,7 +146,7 @@ impl Stage for Filter {
                 Err(error) => Some(Err(error)),
             }
         });
-        Ok(Stream::new(kept.skip(usize::try_from(position).unwrap_or(usize::MAX))))
+        skip_records(kept, position)
     }
 
     fn len(&self) -> Option<u64> {
@@ -239,6 +240,9 @@ impl Stage for Batch {
     fn describe(&self, out: &mut String) {
         // The batch size is compared on its own.
         out.push_str(if self.padding.is_some() { "padded batch" } else { "batch" });
+        if let Some(padding) = &self.padding {
+            padding.describe(out);
+        }
     }
 
     fn label(&self) -> String {
@@ -287,6 +291,10 @@ impl Stage for Take {
     }
 
     fn is_endless(&self) -> bool {
+        false
+    }
+
+    fn may_be_endless(&self) -> bool {
         false
     }
 
@@ -396,15 +404,25 @@ impl Stage for Repeat {
     }
 
     fn len(&self) -> Option<u64> {
-        match (self.input.len()?, self.times) {
-            (0, _) => Some(0),
-            (len, Some(times)) => len.checked_mul(times),
-            (_, None) => None,
+        match (self.input.len(), self.times) {
+            (Some(0), _) | (_, Some(0)) => Some(0),
+            (Some(len), Some(times)) => len.checked_mul(times),
+            _ => None,
         }
     }
 
     fn is_endless(&self) -> bool {
-        self.input.is_endless() || (self.times.is_none() && self.input.len().is_some_and(|len| len > 0))
+        match self.times {
+            Some(times) => times > 0 && self.input.is_endless(),
+            None => self.input.is_endless() || self.input.len().is_some_and(|len| len > 0),
+        }
+    }
+
+    fn may_be_endless(&self) -> bool {
+        match self.times {
+            Some(times) => times > 0 && self.input.may_be_endless(),
+            None => self.input.len() != Some(0),
+        }
     }
 
     fn input(&self) -> Option<&Arc<dyn Stage>> {

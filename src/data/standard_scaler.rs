@@ -139,7 +139,7 @@ impl StandardScaler {
     /// Those of [`fit`](Self::fit) and of the data; [`ErrorKind::InvalidArgument`] for data that repeats for ever.
     pub fn fit_dataset(dataset: &Dataset, names: &[impl AsRef<str>]) -> Result<Self> {
         let place = |error: Error| error.at("StandardScaler::fit_dataset");
-        if dataset.stage.is_endless() {
+        if dataset.stage.may_be_endless() {
             let message = "the data has no end: `take` so many records, or leave out `repeat_forever`";
             return Err(place(Error::new(ErrorKind::InvalidArgument, message)));
         }
