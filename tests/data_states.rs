@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
-use elistimator::data::{Csv, Dataset, Dtype, Padding, Record, StandardScaler, read_idx};
+use elistimator::data::{Array, Csv, Dataset, Dtype, Padding, Record, StandardScaler, read_idx};
+use elistimator::metrics::{Average, Metric, Precision};
+use elistimator::text::Vocabulary;
 use elistimator::{Error, ErrorKind, Result};
 use proptest::prelude::*;
 
@@ -144,6 +146,34 @@ fn what_is_padded_otherwise_is_other_data() {
 }
 
 #[test]
+fn records_that_differ_are_other_data() {
+    let same = || (0..200i64).map(|n| Record::new().with("n", vec![n, 1, 2, 3]));
+    let print = |records: Vec<Record>| Dataset::from_records(records).fingerprint();
+    let of = |f: &dyn Fn(Vec<i64>) -> Record| {
+        print(same().map(|record| f(record.get("n").unwrap().as_slice::<i64>().unwrap().to_vec())).collect())
+    };
+    let mut few: Vec<Record> = same().take(40).collect();
+    let before = print(few.clone());
+    few[20].insert("n", vec![-1i64, 1, 2, 3]);
+    assert_ne!(print(few), before, "one record among few");
+    let mut all = vec![
+        print(same().collect()),
+        print(same().take(199).collect()),
+        of(&|values| Record::new().with("m", values)),
+        of(&|values| Record::new().with("n", Array::new([2, 2], values).unwrap())),
+        of(&|values| Record::new().with("n", Array::from(values).cast(Dtype::I32).unwrap())),
+        // Between the ends.
+        of(&|values| Record::new().with("n", vec![if values[0] % 199 == 0 { values[0] } else { 7 }, 1, 2, 3])),
+    ];
+    assert_eq!(of(&|values| Record::new().with("n", values)), all[0]);
+    let count = all.len();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), count);
+    assert_ne!(print(vec![]), print(vec![Record::new()]));
+}
+
+#[test]
 fn a_table_read_otherwise_is_other_data() {
     let path = file("a\nNA\n1\n");
     let table = || Csv::new(&path).column("a", Dtype::F32).missing(0.0);
@@ -174,6 +204,29 @@ fn numbers_that_their_type_cannot_hold_are_no_infinities() {
     let missing = |value| Csv::new(&path).column("b", Dtype::F32).missing(value).into_arrays();
     assert!(missing(1e300).unwrap_err().to_string().contains("for missing ones is none"));
     assert_eq!(missing(f64::INFINITY).unwrap().get("b").unwrap().as_slice::<f32>().unwrap(), [f32::INFINITY]);
+}
+
+#[test]
+fn a_table_that_ends_within_quotes_was_cut_off() {
+    let rows: String = (0..30_000).map(|n| format!("{n},\"{n} \"\"q\"\"\"\n")).collect();
+    let (long, packed) = (format!("a,b\n{rows}"), tempfile::Builder::new().suffix(".csv.gz").tempfile().unwrap());
+    let mut writer = flate2::write::GzEncoder::new(packed.as_file(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut writer, long.trim_end().trim_end_matches('"').as_bytes()).unwrap();
+    writer.finish().unwrap();
+    for text in ["a,b\n1,\"x\ny,2\n3,z\n", "a,b\n1,x\n2,\"", "\"a\",\"b", long.trim_end().trim_end_matches('"')] {
+        let path = file(text);
+        let table = |path: &std::path::Path| Csv::new(path).column("b", Dtype::Text);
+        let error = table(&path).into_arrays().unwrap_err();
+        assert!(error.kind() == ErrorKind::Data && error.to_string().contains("quote that is not closed"), "{error}");
+        let read = table(&path).dataset().open(0, 0, 0);
+        assert!(read.and_then(|records| records.collect::<Result<Vec<_>>>()).is_err());
+        assert!(table(packed.path()).into_arrays().is_err());
+    }
+    for text in [long.as_str(), "a,b\n1,5\" pipe\n", "a,b\n1,\"x\"", "\u{feff}\"a\",\"b\"\n\"1\",\"\"\"x\"\"\"\n"] {
+        let path = file(text);
+        let read = Csv::new(&path).column("b", Dtype::Text).into_arrays().unwrap();
+        assert_eq!(read.get("b").unwrap().len(), if text.len() > 100 { 30_000 } else { 1 });
+    }
 }
 
 #[test]
@@ -250,6 +303,24 @@ fn never_repeated_is_nothing_and_not_endless() {
 }
 
 #[test]
+fn remainders_of_buckets_are_dropped_also_behind_a_map() {
+    let lengths = (1..8usize).map(|len| Record::new().with("n", vec![1i64; len]));
+    let buckets = Dataset::from_records(lengths.collect()).bucket_by_length("n", &[4], &[2, 3], Padding::new());
+    let sizes = |data: Dataset| -> Vec<usize> {
+        data.open(0, 0, 0).unwrap().map(|batch| batch.unwrap().get("n").unwrap().rows()).collect()
+    };
+    assert_eq!(sizes(buckets.clone()), [2, 3, 1, 1]);
+    for data in [
+        buckets.clone().map(Ok),
+        buckets.clone().prefetch(2),
+        buckets.clone().parallel_map(2, Ok).prefetch(1),
+        buckets.clone().cast("n", Dtype::F32).random_map(|record, _| Ok(record)),
+    ] {
+        assert_eq!(sizes(data.clone().drop_remainder()), [2, 3], "{data}");
+    }
+}
+
+#[test]
 fn an_idx_file_is_a_file() {
     for path in ["/dev/zero", "/"] {
         assert_eq!(read_idx(path).unwrap_err().kind(), ErrorKind::InvalidArgument, "{path}");
@@ -262,6 +333,32 @@ fn a_byte_order_mark_is_no_part_of_a_name() {
         let path = file(text);
         assert_eq!(Csv::new(&path).column("a", Dtype::I64).into_arrays().unwrap().get("a").unwrap().len(), 1);
     }
+}
+
+#[test]
+fn every_class_has_an_entry_of_its_own() {
+    let named = |names: [&str; 2]| {
+        Precision::from_classes(&[0, 1, 1], &[0, 1, 0], 2).unwrap().average(Average::PerClass).class_names(names)
+    };
+    assert_eq!(
+        Metric::values(&named(["a", "b"]).unwrap()),
+        [("", 0.75), ("a", 1.0), ("b", 0.5)].map(|(n, v)| (n.into(), v))
+    );
+    // One would hide the average, or the other class.
+    assert!(named(["", "b"]).is_err() && named(["a", ""]).is_err() && named(["a", "a"]).is_err());
+}
+
+#[test]
+fn the_largest_vocabulary_can_be_loaded_again() {
+    let builder = |buckets| Vocabulary::builder().padding("<pad>").unknown("<pad>").end("</s>").oov_buckets(buckets);
+    assert!(builder(0).from_tokens(["a"]).is_ok() && builder(1).from_tokens(["a"]).is_err(), "unknown or buckets");
+    let builder = |buckets| Vocabulary::builder().padding("<pad>").end("</s>").oov_buckets(buckets);
+    for room in 3..8 {
+        let words = builder((1 << 24) - room).from_tokens(["a"]).unwrap();
+        let again: Vocabulary = serde_json::from_str(&serde_json::to_string(&words).unwrap()).unwrap();
+        assert_eq!((again.size(), again == words), ((1 << 24) - room + 3, true));
+    }
+    assert!(builder((1 << 24) - 2).from_tokens(["a"]).is_err() && builder(usize::MAX).from_tokens(["a"]).is_err());
 }
 
 /// One more stage, chosen by numbers.
@@ -293,6 +390,66 @@ fn stage(data: Dataset, (which, a, b): (u8, usize, usize)) -> Dataset {
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    /// A source that fails once, wherever that is, and a reader that opens the pass again where it stopped: nothing is lost,
+    /// comes twice or in another order.
+    #[test]
+    fn an_error_that_passes_changes_nothing(
+        count in 1i64..12,
+        stages in proptest::collection::vec((0u8..16, 0usize..5, 0usize..4), 0..5),
+        end in 0u8..6,
+        size in 1usize..5,
+        fails in 0usize..40,
+        map_fails in any::<bool>(),
+    ) {
+        let made = Arc::new(AtomicUsize::new(1000));
+        let (in_source, in_map) = (Arc::clone(&made), Arc::clone(&made));
+        let fail = || Err(Error::new(ErrorKind::Io, "away for a moment"));
+        let source = Dataset::from_fn(move || {
+            let made = Arc::clone(&in_source);
+            Ok((0..count).map(move |n| match !map_fails && made.fetch_add(1, SeqCst) == fails {
+                true => fail(),
+                false => Ok(Record::new().with("n", n)),
+            }))
+        });
+        let source = source.map(move |record| match map_fails && in_map.fetch_add(1, SeqCst) == fails {
+            true => fail(),
+            false => Ok(record),
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let data = stages.into_iter().fold(source, stage);
+        let data = match end {
+            0 => data,
+            1 => data.batch(size),
+            2 => data.batch(size).drop_remainder(),
+            3 => data.window(size, 2).batch(2),
+            4 => data.cache_file(dir.path().join("cache")).batch(size),
+            _ => data.batch(size).shuffle(3).drop_remainder().prefetch(2),
+        };
+        prop_assume!(data.open(7, 3, 0).unwrap().take(200).count() < 200);
+        // What a cache holds does not fail any more.
+        let whole = data.open(7, 3, 0).unwrap().collect::<Result<Vec<_>>>().unwrap();
+        let _ = std::fs::remove_file(dir.path().join("cache"));
+        made.store(0, SeqCst);
+        let (mut found, mut errors) = (Vec::new(), 0);
+        'again: loop {
+            let Ok(records) = data.open(7, 3, found.len() as u64) else {
+                errors += 1;
+                prop_assert!(errors < 3);
+                continue;
+            };
+            for record in records {
+                let Ok(record) = record else {
+                    errors += 1;
+                    prop_assert!(errors < 3);
+                    continue 'again;
+                };
+                found.push(record);
+            }
+            break;
+        }
+        prop_assert!(found == whole, "of {data} after {errors} errors:\n{found:?}\n{whole:?}");
+    }
 
     /// Any stages in any order: a length that is right, the same again, and from every position the rest of the pass.
     #[test]

@@ -27,6 +27,7 @@ struct Shuffled<I: Iterator> {
     buffer: Vec<I::Item>,
     capacity: usize,
     rng: ChaCha8Rng,
+    is_error: fn(&I::Item) -> bool,
 }
 
 impl<I: Iterator> Iterator for Shuffled<I> {
@@ -35,6 +36,9 @@ impl<I: Iterator> Iterator for Shuffled<I> {
     fn next(&mut self) -> Option<I::Item> {
         while self.buffer.len() < self.capacity {
             match self.input.next() {
+                // At once: behind an error often comes nothing, and a buffer that is not refilled gives another order than the
+                // one that goes on from here when the pass is opened again.
+                Some(item) if (self.is_error)(&item) => return Some(item),
                 Some(item) => self.buffer.push(item),
                 None => break,
             }
@@ -60,7 +64,13 @@ impl Stage for Shuffle {
             })));
         }
         let input = self.input.open(pass, 0)?;
-        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
+        let shuffled = Shuffled {
+            input,
+            buffer: Vec::new(),
+            capacity: self.buffer,
+            rng: self.rng(pass),
+            is_error: Result::is_err,
+        };
         skip_records(shuffled, position)
     }
 
@@ -82,7 +92,8 @@ impl Stage for Shuffle {
             return None;
         }
         let input = self.input.indices(pass, 0)?;
-        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
+        let shuffled =
+            Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass), is_error: |_| false };
         Some(Box::new(shuffled.skip(usize::try_from(position).unwrap_or(usize::MAX))))
     }
 

@@ -75,6 +75,10 @@ impl Stage for Map {
         Some(&self.input)
     }
 
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        Some(Arc::new(Self { input: self.input.without_remainders()?, f: self.f.clone() }))
+    }
+
     fn describe(&self, out: &mut String) {
         out.push_str(self.name());
     }
@@ -117,6 +121,11 @@ impl Stage for Cast {
 
     fn gather(&self, rows: &[usize]) -> Result<Record> {
         Self::apply(&self.name, self.dtype, self.input.gather(rows)?).map_err(|error| error.at("cast"))
+    }
+
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        let input = self.input.without_remainders()?;
+        Some(Arc::new(Self { input, name: self.name.clone(), dtype: self.dtype }))
     }
 
     fn describe(&self, out: &mut String) {
