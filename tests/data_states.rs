@@ -336,6 +336,27 @@ fn a_byte_order_mark_is_no_part_of_a_name() {
 }
 
 #[test]
+fn an_array_is_scaled_once_and_by_as_many_numbers_as_it_has_columns() {
+    let table = Record::new().with("m", vec![1f32, 3.0]);
+    let error = StandardScaler::fit(&table, &["m", "m"]).unwrap_err();
+    assert!(error.kind() == ErrorKind::InvalidArgument && error.to_string().contains("\"m\""), "{error}");
+    let data = Dataset::from_arrays(table.clone()).unwrap();
+    assert_eq!(StandardScaler::fit_dataset(&data, &["m", "m"]).unwrap_err().kind(), ErrorKind::InvalidArgument);
+    let stored = |is_matrix: bool, means: &str, deviations: &str| {
+        let text = format!(
+            r#"{{"arrays":[{{"name":"m","is_matrix":{is_matrix},"means":{means},"deviations":{deviations}}}]}}"#
+        );
+        serde_json::from_str::<StandardScaler>(&text).unwrap().transform(table.clone())
+    };
+    assert!(stored(false, "[2.0]", "[1.0]").is_ok());
+    for (is_matrix, means, deviations) in
+        [(true, "[1.0,2.0]", "[1.0]"), (true, "[1.0]", "[]"), (false, "[]", "[]"), (false, "[1.0,2.0]", "[1.0,2.0]")]
+    {
+        assert_eq!(stored(is_matrix, means, deviations).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
+
+#[test]
 fn every_class_has_an_entry_of_its_own() {
     let named = |names: [&str; 2]| {
         Precision::from_classes(&[0, 1, 1], &[0, 1, 0], 2).unwrap().average(Average::PerClass).class_names(names)
