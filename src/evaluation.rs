@@ -46,6 +46,15 @@ impl<D: Device> Evaluation<D> {
                 format!("the weight of the loss: found {weight}, expected a finite number that is not negative");
             return Err(Error::new(ErrorKind::Model, message));
         }
+        for (index, (name, _)) in spec.metrics.iter().enumerate() {
+            // States of one name are merged over batches; those of one batch would be, too.
+            if name == "loss" || spec.metrics[..index].iter().any(|(other, _)| other == name) {
+                let message = format!(
+                    "found the metric {name:?} twice in a batch, expected a name of its own for each; \"loss\" is that of the loss"
+                );
+                return Err(Error::new(ErrorKind::Model, message));
+            }
+        }
         self.on_device.push(spec.loss);
         self.weights.push(weight);
         for (name, state) in spec.metrics {
@@ -270,5 +279,33 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
             return Err(Error::new(ErrorKind::Data, message));
         }
         device_outcome(&self.device, unwind::catch(|| Ok(evaluation.finish()?))).map_err(|error| error.at("evaluation"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfdx::tensor::TensorFrom;
+
+    use super::*;
+    use crate::DeviceSpec;
+    use crate::device::Cpu;
+    use crate::metrics::Mean;
+
+    #[test]
+    fn no_metric_hides_another_or_the_loss() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let spec = |names: &[&str]| {
+            let spec = EvaluationSpec::new(device.tensor(2.0f32));
+            names.iter().zip([1.0, 3.0]).fold(spec, |spec, (name, value)| spec.metric(name, Mean::of([value])))
+        };
+        let mut evaluation = Evaluation::<Cpu>::new();
+        for names in [["a", "a"], ["a", "loss"], ["loss", "b"]] {
+            let error = evaluation.add(spec(&names), 1).unwrap_err();
+            assert!(error.kind() == ErrorKind::Model && error.to_string().contains("in a batch"), "{error}");
+        }
+        evaluation.add(spec(&["a", "b"]), 1).unwrap();
+        evaluation.add(spec(&["b", "a"]), 1).unwrap();
+        let metrics = evaluation.finish().unwrap().metrics;
+        assert_eq!(["a", "b", "loss"].map(|name| metrics.get(name).unwrap()), [2.0, 2.0, 2.0]);
     }
 }

@@ -247,7 +247,8 @@ impl<D: Device> EvaluationSpec<D> {
         self
     }
 
-    /// A metric's state on this batch, to be merged with those of the other batches.
+    /// A metric's state on this batch, to be merged with those of the other batches. Two of one name in a batch, or one called
+    /// `loss`, which is the name of the loss, are an error of the verb.
     #[must_use]
     pub fn metric(mut self, name: &str, state: impl MetricState + 'static) -> Self {
         self.metrics.push((name.to_owned(), Box::new(state)));
