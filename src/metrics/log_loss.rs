@@ -4,7 +4,9 @@ use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::accuracy::last_axis;
-use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, is_positive, one_row_each, step_weights};
+use crate::metrics::examples::{
+    as_many_of_each, can_be_summed, class_index, is_outside_unit, is_positive, one_row_each, step_weights,
+};
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
 use crate::{Device, ModelError, ModelResult};
@@ -135,8 +137,7 @@ fn surprise(p: f64) -> f64 {
 
 /// Refuses what is no probability, such as a logit; NaN is one that is not known.
 fn is_probability(p: f32, example: usize) -> ModelResult<()> {
-    let rounding = 1e-4; // a softmax of many classes may be that far above 1
-    if p < -rounding || p > 1.0 + rounding {
+    if is_outside_unit(p) {
         return Err(ModelError::msg(format!(
             "{NAME}: found {p} for example {example}, expected a probability from 0 to 1, which a logit is not"
         )));
