@@ -59,8 +59,8 @@ impl Csv {
     }
 
     /// Takes the column of this name as values of this type. Numbers are as Rust writes them, with blanks around them or
-    /// not, and one too large for its type is an error; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as it stands. Columns of the file that are
-    /// not asked for are left out.
+    /// not, and one too large for its type is an error; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as
+    /// it stands. Columns of the file that are not asked for are left out.
     #[must_use]
     pub fn column(mut self, name: impl Into<String>, dtype: Dtype) -> Self {
         self.columns.push((name.into(), dtype));
