@@ -229,6 +229,8 @@ fn a_table_that_ends_within_quotes_was_cut_off() {
         assert!(error.kind() == ErrorKind::Data && error.to_string().contains("quote that is not closed"), "{error}");
         let read = table(&path).dataset().open(0, 0, 0);
         assert!(read.and_then(|records| records.collect::<Result<Vec<_>>>()).is_err());
+        // Also where the file is as long as it may be.
+        assert!(table(&path).max_bytes(text.len() as u64).into_arrays().is_err());
         assert!(table(packed.path()).into_arrays().is_err());
     }
     for text in [long.as_str(), "a,b\n1,5\" pipe\n", "a,b\n1,\"x\"", "\u{feff}\"a\",\"b\"\n\"1\",\"\"\"x\"\"\"\n"] {

@@ -279,7 +279,7 @@ impl Read for Metered {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.reader.read(&mut buffer[..most])?;
         self.quotes.pass(&buffer[..count]);
-        self.is_cut = count == 0 && most > 0 && self.quotes.is_open();
+        self.is_cut = count == 0 && !buffer.is_empty() && self.quotes.is_open();
         self.row = self.row.saturating_sub(count as u64);
         self.whole = self.whole.saturating_sub(count as u64);
         if self.crlf.is_none() {
