@@ -461,9 +461,9 @@ impl<M: ModelFn<D>, D: Device> std::fmt::Debug for Elistimator<M, D> {
     }
 }
 
-/// Refuses a pass over data that is known to have no end.
+/// Refuses a pass over data that has no end, or only where there is nothing in it.
 pub(crate) fn check_ends(verb: &str, dataset: &Dataset, instead: &str) -> Result<()> {
-    if dataset.stage.is_endless() {
+    if dataset.stage.may_be_endless() {
         let message =
             format!("`{verb}` makes a whole pass, but the data has no end: {instead}, or leave out `repeat_forever`");
         return Err(Error::new(ErrorKind::InvalidArgument, message));

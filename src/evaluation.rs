@@ -294,3 +294,31 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         device_outcome(&self.device, unwind::catch(|| Ok(evaluation.finish()?))).map_err(|error| error.at("evaluation"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dfdx::tensor::TensorFrom;
+
+    use super::*;
+    use crate::DeviceSpec;
+    use crate::device::Cpu;
+    use crate::metrics::Mean;
+
+    #[test]
+    fn no_metric_hides_another_or_the_loss() {
+        let device = Cpu::open(DeviceSpec::Cpu, 0).unwrap();
+        let spec = |names: &[&str]| {
+            let spec = EvaluationSpec::new(device.tensor(2.0f32));
+            names.iter().zip([1.0, 3.0]).fold(spec, |spec, (name, value)| spec.metric(name, Mean::of([value])))
+        };
+        let mut evaluation = Evaluation::<Cpu>::new();
+        for names in [["a", "a"], ["a", "loss"], ["loss", "b"]] {
+            let error = evaluation.add(spec(&names), 1).unwrap_err();
+            assert!(error.kind() == ErrorKind::Model && error.to_string().contains("twice"), "{error}");
+        }
+        evaluation.add(spec(&["a", "b"]), 1).unwrap();
+        evaluation.add(spec(&["b", "a"]), 1).unwrap();
+        let metrics = evaluation.finish().unwrap().metrics;
+        assert_eq!(["a", "b", "loss"].map(|name| metrics.get(name).unwrap()), [2.0, 2.0, 2.0]);
+    }
+}

@@ -210,7 +210,8 @@ impl Array {
     /// the empty text, or `pad` for numbers.
     ///
     /// # Errors
-    /// [`ErrorKind::Data`] when ranks or types differ, or there is no array.
+    /// [`ErrorKind::Data`] when ranks or types differ, or there is no array; [`ErrorKind::InvalidArgument`] when the type has no
+    /// value `pad`, as -1 is none among bytes and 0.5 none among integers.
     pub fn pad_stack(arrays: &[Self], pad: f64) -> Result<Self> {
         Self::pad_stack_to(arrays, pad, "", None)
     }
@@ -242,6 +243,10 @@ impl Array {
                 let message = format!("examples of up to {longest:?} do not fit the shape [{}]", shape.join(", "));
                 return Err(Error::new(ErrorKind::Data, message));
             }
+        }
+        if first.dtype() != Dtype::Text && !first.dtype().holds(pad) {
+            let message = format!("padding with {pad}: the type {} has no such value", first.dtype());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         let len = dims.iter().try_fold(arrays.len(), |product, &dim| product.checked_mul(dim));
         let too_large = || Error::new(ErrorKind::Data, format!("a batch of {} of {dims:?} is too large", arrays.len()));

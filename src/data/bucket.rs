@@ -149,6 +149,7 @@ impl Stage for Buckets {
     fn describe(&self, out: &mut String) {
         let rest = if self.drop_remainder { ", no remainders" } else { "" };
         out.push_str(&format!("buckets({} {:?} {:?}{rest})", self.name, self.boundaries, self.sizes));
+        self.padding.describe(out);
     }
 
     fn label(&self) -> String {

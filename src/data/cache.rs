@@ -47,7 +47,7 @@ impl Dataset {
 
 /// Data without end fits no memory and no disk.
 pub(crate) fn check_finite(stage: &str, input: &Arc<dyn Stage>) -> Result<()> {
-    if input.is_endless() {
+    if input.may_be_endless() {
         let message = format!("{stage}: the data has no end; cache before repeating it");
         return Err(Error::new(ErrorKind::InvalidArgument, message));
     }

@@ -28,8 +28,8 @@ struct CacheFile {
 
 impl Dataset {
     /// Makes every record once and keeps it in this file, also for later runs: for records that are slow to make and do not
-    /// fit in memory. The first pass from the beginning to the end writes it, under a temporary name in the same directory
-    /// until it is whole; passes that stop early, or begin later, leave no file.
+    /// fit in memory. The first pass from the beginning to the last record writes it, under a temporary name in the same
+    /// directory until it is whole; passes that stop early, or begin later, leave no file.
     ///
     /// As with [`cache`](Dataset::cache), every pass gives the same records in the same order. What a closure before the
     /// cache does is not known to the file: after changing one, delete it.
@@ -239,11 +239,20 @@ impl Stage for CacheFile {
         }
         let mut records = records.fuse();
         let mut writer = Some(Writer::new(&self.path, &fingerprint)?);
+        let len = self.input.len();
+        let mut behind = None;
         Ok(Stream::new(std::iter::from_fn(move || {
-            let record = records.next();
+            let record = behind.take().unwrap_or_else(|| records.next());
             // Taken out, it is gone unless it is put back: nothing that has failed becomes a file.
             let written = match (writer.take(), &record) {
-                (Some(mut open), Some(Ok(record))) => open.push(record).map(|()| writer = Some(open)),
+                (Some(mut open), Some(Ok(record))) => open.push(record).and_then(|()| {
+                    // Who knows the length may not ask for what is behind the last record, where the file would be finished.
+                    if len == Some(open.offsets.len() as u64) && behind.insert(records.next()).is_none() {
+                        return open.finish();
+                    }
+                    writer = Some(open);
+                    Ok(())
+                }),
                 (Some(done), None) => done.finish(),
                 _ => Ok(()),
             };

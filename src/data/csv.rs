@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use csv::{ByteRecord, ReaderBuilder};
 
 use crate::data::csv_column::Column;
+use crate::data::csv_quotes::Quotes;
 use crate::data::{Dataset, Dtype, Record, Source, input_file};
 use crate::{Error, ErrorKind, Result};
 
@@ -58,8 +59,8 @@ impl Csv {
     }
 
     /// Takes the column of this name as values of this type. Numbers are as Rust writes them, with blanks around them or
-    /// not; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as it stands. Columns of the file that are
-    /// not asked for are left out.
+    /// not, and one too large for its type is an error; booleans are `true`, `false`, `1` or `0` in any case; text is UTF-8 as
+    /// it stands. Columns of the file that are not asked for are left out.
     #[must_use]
     pub fn column(mut self, name: impl Into<String>, dtype: Dtype) -> Self {
         self.columns.push((name.into(), dtype));
@@ -112,7 +113,7 @@ impl Csv {
 
     /// The rows as a recipe: records `{column: scalar, ...}`. The file is opened with every pass and a position is reached by
     /// reading the rows before it. Errors of [`ErrorKind::Data`] name file, line and column, what was found and what was
-    /// expected.
+    /// expected; a quote that is never closed, as in a file that was cut off, is one.
     pub fn dataset(self) -> Dataset {
         Dataset::from_source(self)
     }
@@ -164,6 +165,8 @@ impl Csv {
             over: None,
             crlf: None,
             last: 0,
+            quotes: Quotes::new(self.delimiter),
+            is_cut: false,
         };
         let reader = ReaderBuilder::new()
             .has_headers(false)
@@ -236,8 +239,15 @@ impl Source for Csv {
 
     fn describe(&self) -> String {
         let columns: Vec<_> = self.columns.iter().map(|(name, dtype)| format!("{name} {dtype}")).collect();
-        let missing = self.missing.map_or(String::new(), |value| format!("; missing {value}"));
-        format!("csv({}; {}{missing})", input_file::describe(&self.path), columns.join(", "))
+        let mut set = self.missing.map_or(String::new(), |value| format!("; missing {value}"));
+        if let Some(text) = &self.missing_text {
+            set.push_str(&format!("; missing as {text:?}"));
+        }
+        if self.delimiter != b',' {
+            set.push_str(&format!("; between {:?}", char::from(self.delimiter)));
+        }
+        set.push_str(if self.header { "" } else { "; no header" });
+        format!("csv({}; {}{set})", input_file::describe(&self.path), columns.join(", "))
     }
 }
 
@@ -254,6 +264,9 @@ struct Metered {
     crlf: Option<bool>,
     /// The last byte that was read.
     last: u8,
+    quotes: Quotes,
+    /// Whether the file ended within quotes.
+    is_cut: bool,
 }
 
 impl Read for Metered {
@@ -265,6 +278,8 @@ impl Read for Metered {
         }
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
         let count = self.reader.read(&mut buffer[..most])?;
+        self.quotes.pass(&buffer[..count]);
+        self.is_cut = count == 0 && !buffer.is_empty() && self.quotes.is_open();
         self.row = self.row.saturating_sub(count as u64);
         self.whole = self.whole.saturating_sub(count as u64);
         if self.crlf.is_none() {
@@ -291,7 +306,15 @@ struct Rows {
 impl Rows {
     fn read_any(&mut self) -> Result<bool> {
         self.reader.get_mut().row = (self.table.max_row_bytes as u64).saturating_add(BUFFER as u64);
+        let begins = self.reader.position().line();
         let read = self.reader.read_byte_record(&mut self.row);
+        if self.reader.get_ref().is_cut {
+            let message = format!(
+                "{}: the row that begins in line {begins} or after it has a quote that is not closed before the end of the file",
+                self.table.path.display()
+            );
+            return Err(Error::new(ErrorKind::Data, message));
+        }
         read.map_err(|error| {
             let (path, line) = (&self.table.path, self.reader.position().line());
             if let Some(limit) = self.reader.get_ref().over {

@@ -41,8 +41,17 @@ impl Column {
         let missing = if trimmed.is_empty() { self.missing } else { None };
         let whole = missing.filter(|value| value.fract() == 0.0).map(|value| value as i128);
         match &mut self.values {
-            Values::F32(values) => add(values, missing.map(|value| value as f32).or_else(|| trimmed.parse().ok())),
-            Values::F64(values) => add(values, missing.or_else(|| trimmed.parse().ok())),
+            Values::F32(values) => add(
+                values,
+                match missing {
+                    Some(value) => Some(value as f32).filter(|_| Dtype::F32.holds(value)),
+                    None => trimmed.parse().ok().filter(|value: &f32| !value.is_infinite() || says_infinity(trimmed)),
+                },
+            ),
+            Values::F64(values) => {
+                let read = || trimmed.parse().ok().filter(|value: &f64| !value.is_infinite() || says_infinity(trimmed));
+                add(values, missing.or_else(read))
+            }
             Values::I32(values) => {
                 add(values, whole.map_or_else(|| trimmed.parse().ok(), |value| value.try_into().ok()))
             }
@@ -70,6 +79,11 @@ impl Column {
             Values::Text(values) => values.into(),
         }
     }
+}
+
+/// Whether what was read as infinite was written so; Rust reads 1e999 as an infinity, too.
+fn says_infinity(text: &str) -> bool {
+    !text.bytes().any(|byte| byte.is_ascii_digit())
 }
 
 fn truth(text: &str) -> Option<bool> {

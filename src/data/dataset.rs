@@ -96,6 +96,11 @@ pub(crate) trait Stage: Send + Sync + 'static {
         self.input().is_some_and(|input| input.is_endless())
     }
 
+    /// Whether a pass never ends, unless there is no record at all: whether there is one is not always known beforehand.
+    fn may_be_endless(&self) -> bool {
+        self.input().into_iter().chain(self.branches()).any(|input| input.may_be_endless())
+    }
+
     /// Where examples can be had by number: the numbers of this pass, from the `position`-th on. Shuffling numbers and
     /// gathering rows by them spares a record for every example.
     fn indices(&self, pass: Pass, position: u64) -> Option<Indices> {

@@ -35,6 +35,10 @@ impl Dataset {
 fn fingerprint(stage: &Arc<dyn Stage>, out: &mut String) {
     if let Some(input) = stage.input() {
         fingerprint(input, out);
+        // The size of batches is compared on its own, but only that at the end of a pipeline.
+        if let Some(size) = input.batch_size().filter(|size| stage.batch_size() != Some(*size)) {
+            out.push_str(&format!(" of {size}"));
+        }
     }
     let before = out.len();
     stage.describe(out);

@@ -27,6 +27,21 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// Whether a number is a value of this type, rounded at most: no other one stands for it.
+    pub(crate) fn holds(self, value: f64) -> bool {
+        let is_whole = |least: f64, below: f64| value.fract() == 0.0 && (least..below).contains(&value);
+        match self {
+            // Rounded, but not to an infinity.
+            Self::F32 => value.is_infinite() || !(value as f32).is_infinite(),
+            Self::F64 => true,
+            Self::I32 => is_whole(f64::from(i32::MIN), f64::from(i32::MAX) + 1.0),
+            Self::I64 => is_whole(i64::MIN as f64, i64::MAX as f64), // that is 2^63
+            Self::U8 => is_whole(0.0, 256.0),
+            Self::Bool => is_whole(0.0, 2.0),
+            Self::Text => false,
+        }
+    }
+
     /// Whether [`Array::cast`](super::Array::cast) converts to the other one.
     pub(crate) fn casts_to(self, other: Self) -> bool {
         self != Self::Text && !matches!(other, Self::Bool | Self::Text)

@@ -1,12 +1,11 @@
 //! The IDX format of MNIST and its kin.
 
-use std::fs::File;
 use std::io::{Cursor, Read, Take};
 use std::path::Path;
 
 use flate2::read::MultiGzDecoder;
 
-use crate::data::Array;
+use crate::data::{Array, input_file};
 use crate::{Error, ErrorKind, Result};
 
 /// Files that unpack to more than this are refused: no data set in this format comes near.
@@ -17,11 +16,11 @@ const LIMIT: u64 = 1 << 32;
 ///
 /// # Errors
 /// [`ErrorKind::Io`] when the file cannot be read; [`ErrorKind::Corrupt`] saying what was found and expected when it is
-/// truncated, too long, or not in this format. Never more memory than the file unpacks to is used.
+/// truncated, too long, or not in this format; [`ErrorKind::InvalidArgument`] when the path is no regular file. Never more
+/// memory than the file unpacks to is used.
 pub fn read_idx(path: impl AsRef<Path>) -> Result<Array> {
     let path = path.as_ref();
-    let file = File::open(path).map_err(|error| Error::io("open", path, error))?;
-    from_reader(file, path)
+    from_reader(input_file::open(path)?, path)
 }
 
 /// Reads the file that is at `path`.

@@ -10,6 +10,7 @@ mod cache_file;
 mod concatenate;
 mod csv;
 mod csv_column;
+mod csv_quotes;
 pub(crate) mod dataset;
 mod description;
 mod dtype;

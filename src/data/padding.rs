@@ -41,7 +41,8 @@ impl Padding {
         Self::default()
     }
 
-    /// This input with this value.
+    /// This input with this value; one that the input's type does not have (-1 among bytes, 0.5 among integers) is an error of
+    /// the first batch.
     #[must_use]
     pub fn value(mut self, input: &str, value: f64) -> Self {
         self.values.insert(input.to_owned(), value);
@@ -137,6 +138,27 @@ impl Padding {
             let message = format!("the lengths cannot be named {taken:?}: the examples have an array of that name");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
+        for (input, name) in &self.lengths {
+            if let Some((other, _)) = self.lengths.iter().find(|(other, known)| *other < input && *known == name) {
+                let message = format!("the lengths of {other:?} and of {input:?} cannot both be named {name:?}");
+                return Err(Error::new(ErrorKind::InvalidArgument, message));
+            }
+        }
         Ok(())
+    }
+
+    /// What is set, for the comparison with other data; nothing where nothing is.
+    pub(crate) fn describe(&self, out: &mut String) {
+        let values = self.values.iter().map(|(name, value)| format!("{name} with {value:?}"));
+        let texts = self.texts.iter().map(|(name, text)| format!("{name} with {text:?}"));
+        let shapes = self.shapes.iter().map(|(name, dims)| {
+            let dims: Vec<_> = dims.iter().map(|dim| dim.map_or("?".to_owned(), |dim| dim.to_string())).collect();
+            format!("{name} to [{}]", dims.join(", "))
+        });
+        let lengths = self.lengths.iter().map(|(name, lengths)| format!("lengths of {name} as {lengths}"));
+        let set: Vec<String> = values.chain(texts).chain(shapes).chain(lengths).collect();
+        if !set.is_empty() {
+            out.push_str(&format!("({})", set.join("; ")));
+        }
     }
 }

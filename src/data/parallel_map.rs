@@ -180,6 +180,11 @@ impl Stage for ParallelMap {
         Some(&self.input)
     }
 
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        let input = self.input.without_remainders()?;
+        Some(Arc::new(Self { input, threads: self.threads, f: self.f.clone() }))
+    }
+
     // The number of threads does not change what comes.
     fn describe(&self, out: &mut String) {
         out.push_str(self.name());

@@ -88,6 +88,10 @@ impl Stage for Prefetch {
         Some((&self.input, self.ahead))
     }
 
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        Some(Arc::new(Self { input: self.input.without_remainders()?, ahead: self.ahead }))
+    }
+
     // How far it runs ahead does not change what comes.
     fn describe(&self, _: &mut String) {}
 

@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::data::Record;
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::flat_map::skip_records;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) struct Shuffle {
@@ -26,6 +27,7 @@ struct Shuffled<I: Iterator> {
     buffer: Vec<I::Item>,
     capacity: usize,
     rng: ChaCha8Rng,
+    is_error: fn(&I::Item) -> bool,
 }
 
 impl<I: Iterator> Iterator for Shuffled<I> {
@@ -34,6 +36,9 @@ impl<I: Iterator> Iterator for Shuffled<I> {
     fn next(&mut self) -> Option<I::Item> {
         while self.buffer.len() < self.capacity {
             match self.input.next() {
+                // At once: behind an error often comes nothing, and a buffer that is not refilled gives another order than the
+                // one that goes on from here when the pass is opened again.
+                Some(item) if (self.is_error)(&item) => return Some(item),
                 Some(item) => self.buffer.push(item),
                 None => break,
             }
@@ -51,7 +56,6 @@ impl Stage for Shuffle {
         if self.buffer == 0 {
             return Err(Error::new(ErrorKind::InvalidArgument, "shuffle: found a buffer of 0, expected at least 1"));
         }
-        let skip = usize::try_from(position).unwrap_or(usize::MAX);
         if let Some(indices) = self.indices(pass, position) {
             let input = Arc::clone(&self.input);
             return Ok(Stream::new(indices.zip(position..).map(move |(row, number)| {
@@ -60,8 +64,14 @@ impl Stage for Shuffle {
             })));
         }
         let input = self.input.open(pass, 0)?;
-        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
-        Ok(Stream::new(shuffled.skip(skip)))
+        let shuffled = Shuffled {
+            input,
+            buffer: Vec::new(),
+            capacity: self.buffer,
+            rng: self.rng(pass),
+            is_error: Result::is_err,
+        };
+        skip_records(shuffled, position)
     }
 
     fn len(&self) -> Option<u64> {
@@ -82,7 +92,8 @@ impl Stage for Shuffle {
             return None;
         }
         let input = self.input.indices(pass, 0)?;
-        let shuffled = Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass) };
+        let shuffled =
+            Shuffled { input, buffer: Vec::new(), capacity: self.buffer, rng: self.rng(pass), is_error: |_| false };
         Some(Box::new(shuffled.skip(usize::try_from(position).unwrap_or(usize::MAX))))
     }
 

@@ -57,6 +57,9 @@ impl Stage for Arrays {
     }
 }
 
+/// How many records a description looks at.
+const SAMPLED: usize = 64;
+
 /// Records in memory.
 pub(crate) struct Records {
     records: Arc<Vec<Record>>,
@@ -80,10 +83,15 @@ impl Stage for Records {
     }
 
     fn describe(&self, out: &mut String) {
-        let ends = self.records.first().into_iter().chain(self.records.last());
-        let checksum = ends.flat_map(|record| record.iter().map(|(_, array)| array.sample_checksum()));
-        let checksum = checksum.fold(0, |all: u32, one| all.rotate_left(5) ^ one);
-        out.push_str(&format!("records({} examples, crc {checksum:08x})", self.records.len()));
+        // Records from the first to the last, evenly spread: not only their values, but what they are called and how they lie.
+        let (count, last) = (self.records.len(), self.records.len().saturating_sub(1));
+        let sampled = (0..count.min(SAMPLED)).map(|at| if count <= SAMPLED { at } else { at * last / (SAMPLED - 1) });
+        let mut hasher = crc32fast::Hasher::new();
+        for (name, array) in sampled.filter_map(|at| self.records.get(at)).flat_map(Record::iter) {
+            let words = format!("{name:?} {}{:?} {:08x};", array.dtype(), array.dims(), array.sample_checksum());
+            hasher.update(words.as_bytes());
+        }
+        out.push_str(&format!("records({count} examples, crc {:08x})", hasher.finalize()));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::data::dataset::{Indices, Pass, Stage, Stream};
+use crate::data::flat_map::skip_records;
 use crate::data::random_map::MapFn;
 use crate::data::{Array, Dtype, Padding, Record};
 use crate::{Error, ErrorKind, Result, unwind};
@@ -74,6 +75,10 @@ impl Stage for Map {
         Some(&self.input)
     }
 
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        Some(Arc::new(Self { input: self.input.without_remainders()?, f: self.f.clone() }))
+    }
+
     fn describe(&self, out: &mut String) {
         out.push_str(self.name());
     }
@@ -118,6 +123,11 @@ impl Stage for Cast {
         Self::apply(&self.name, self.dtype, self.input.gather(rows)?).map_err(|error| error.at("cast"))
     }
 
+    fn without_remainders(&self) -> Option<Arc<dyn Stage>> {
+        let input = self.input.without_remainders()?;
+        Some(Arc::new(Self { input, name: self.name.clone(), dtype: self.dtype }))
+    }
+
     fn describe(&self, out: &mut String) {
         out.push_str(&format!("cast({} {})", self.name, self.dtype));
     }
@@ -145,7 +155,7 @@ impl Stage for Filter {
                 Err(error) => Some(Err(error)),
             }
         });
-        Ok(Stream::new(kept.skip(usize::try_from(position).unwrap_or(usize::MAX))))
+        skip_records(kept, position)
     }
 
     fn len(&self) -> Option<u64> {
@@ -239,6 +249,9 @@ impl Stage for Batch {
     fn describe(&self, out: &mut String) {
         // The batch size is compared on its own.
         out.push_str(if self.padding.is_some() { "padded batch" } else { "batch" });
+        if let Some(padding) = &self.padding {
+            padding.describe(out);
+        }
     }
 
     fn label(&self) -> String {
@@ -287,6 +300,10 @@ impl Stage for Take {
     }
 
     fn is_endless(&self) -> bool {
+        false
+    }
+
+    fn may_be_endless(&self) -> bool {
         false
     }
 
@@ -396,15 +413,25 @@ impl Stage for Repeat {
     }
 
     fn len(&self) -> Option<u64> {
-        match (self.input.len()?, self.times) {
-            (0, _) => Some(0),
-            (len, Some(times)) => len.checked_mul(times),
-            (_, None) => None,
+        match (self.input.len(), self.times) {
+            (Some(0), _) | (_, Some(0)) => Some(0),
+            (Some(len), Some(times)) => len.checked_mul(times),
+            _ => None,
         }
     }
 
     fn is_endless(&self) -> bool {
-        self.input.is_endless() || (self.times.is_none() && self.input.len().is_some_and(|len| len > 0))
+        match self.times {
+            Some(times) => times > 0 && self.input.is_endless(),
+            None => self.input.is_endless() || self.input.len().is_some_and(|len| len > 0),
+        }
+    }
+
+    fn may_be_endless(&self) -> bool {
+        match self.times {
+            Some(times) => times > 0 && self.input.may_be_endless(),
+            None => self.input.len() != Some(0),
+        }
     }
 
     fn input(&self) -> Option<&Arc<dyn Stage>> {

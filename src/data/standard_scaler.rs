@@ -121,7 +121,8 @@ impl StandardScaler {
     ///
     /// # Errors
     /// [`ErrorKind::NotFound`] listing the names that there are; [`ErrorKind::Signature`] for text and other ranks;
-    /// [`ErrorKind::Data`] when a column has no number, or an infinite one.
+    /// [`ErrorKind::Data`] when a column has no number, or an infinite one; [`ErrorKind::InvalidArgument`] when a name is given
+    /// twice.
     pub fn fit(table: &Record, names: &[impl AsRef<str>]) -> Result<Self> {
         let fit = |name: &str| {
             let array = table.get(name)?;
@@ -129,7 +130,7 @@ impl StandardScaler {
             fitting.add(array, 1)?;
             fitting.finish()
         };
-        let arrays: Result<_> = names.iter().map(|name| fit(name.as_ref())).collect();
+        let arrays: Result<_> = differ(names).and_then(|()| names.iter().map(|name| fit(name.as_ref())).collect());
         Ok(Self { arrays: arrays.map_err(|error| error.at("StandardScaler::fit"))? })
     }
 
@@ -139,10 +140,11 @@ impl StandardScaler {
     /// Those of [`fit`](Self::fit) and of the data; [`ErrorKind::InvalidArgument`] for data that repeats for ever.
     pub fn fit_dataset(dataset: &Dataset, names: &[impl AsRef<str>]) -> Result<Self> {
         let place = |error: Error| error.at("StandardScaler::fit_dataset");
-        if dataset.stage.is_endless() {
+        if dataset.stage.may_be_endless() {
             let message = "the data has no end: `take` so many records, or leave out `repeat_forever`";
             return Err(place(Error::new(ErrorKind::InvalidArgument, message)));
         }
+        differ(names).map_err(place)?;
         let axes = usize::from(dataset.is_batched());
         let mut fittings: Vec<Fitting<'_>> = Vec::new();
         for record in dataset.open(0, 0, 0)? {
@@ -206,6 +208,13 @@ impl StandardScaler {
 impl Scale {
     fn map(&self, array: &Array, f: impl Fn(f64, f64, f64) -> f64) -> Result<Array> {
         let width = self.means.len();
+        if self.deviations.len() != width || !self.is_matrix && width != 1 {
+            let (name, deviations) = (&self.name, self.deviations.len());
+            let message = format!(
+                "array {name:?}: found {width} means and {deviations} deviations, expected one of each a column"
+            );
+            return Err(Error::new(ErrorKind::Corrupt, message));
+        }
         if self.is_matrix && array.dims().last() != Some(&width) {
             return Err(wrong(&self.name, array, &format!("numbers with {width} columns as they were fitted")));
         }
@@ -214,6 +223,16 @@ impl Scale {
         let values: Vec<f32> = scaled.map(|(x, (&mean, &deviation))| f(x, mean, deviation) as f32).collect();
         Array::new(array.dims(), values)
     }
+}
+
+/// An array with two scales would be scaled twice.
+fn differ(names: &[impl AsRef<str>]) -> Result<()> {
+    for (index, name) in names.iter().map(AsRef::as_ref).enumerate() {
+        if names[..index].iter().any(|other| other.as_ref() == name) {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("array {name:?} is named twice")));
+        }
+    }
+    Ok(())
 }
 
 fn numbers(name: &str, array: &Array) -> Result<Vec<f64>> {

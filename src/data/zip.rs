@@ -71,6 +71,10 @@ impl Stage for Zip {
         self.branches.iter().all(|branch| branch.is_endless())
     }
 
+    fn may_be_endless(&self) -> bool {
+        self.branches.iter().all(|branch| branch.may_be_endless())
+    }
+
     fn describe(&self, out: &mut String) {
         out.push_str("zip");
     }

@@ -3,10 +3,10 @@
 use dfdx::shapes::{HasShape, Shape};
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::examples::step_weights;
+use crate::metrics::examples::{as_many_of_each, can_be_summed, step_weights};
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
-use crate::{Device, ModelError, ModelResult};
+use crate::{Device, ModelResult};
 
 /// The share of examples whose predicted class is the label.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -46,16 +46,13 @@ impl Accuracy {
     /// With a weight for every example: 0 for those that do not count, such as padding.
     ///
     /// # Errors
-    /// When the numbers of classes, labels and weights differ.
+    /// When the numbers of classes, labels and weights differ, and when weights are negative or not finite.
     pub fn weighted(predicted: &[i64], labels: &[usize], weights: &[f64]) -> ModelResult<Self> {
-        if predicted.len() != labels.len() || weights.len() != labels.len() {
-            return Err(ModelError::msg(format!(
-                "accuracy: found {} predictions, {} labels and {} weights, expected as many of each",
-                predicted.len(),
-                labels.len(),
-                weights.len()
-            )));
-        }
+        as_many_of_each(
+            "accuracy",
+            &[("predictions", predicted.len()), ("labels", labels.len()), ("weights", weights.len())],
+        )?;
+        can_be_summed("accuracy", weights)?;
         let hits = predicted
             .iter()
             .zip(labels)
@@ -114,6 +111,9 @@ mod tests {
         assert_eq!(argmax(&steps), [1, 0, 0, 1]);
         assert_eq!(Accuracy::of(&steps, &[1, 0, 1, 1])?.value(), 0.75);
         assert_eq!(Accuracy::of_sequences(&steps, &[1, 9, 1, 1], &[1, 2])?.value(), 2.0 / 3.0);
+        for weight in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(Accuracy::weighted(&[0, 1], &[0, 1], &[1.0, weight]).is_err(), "{weight}");
+        }
         assert_eq!(argmax(&device.tensor(3.0f32)), [0]);
         assert!(argmax(&device.tensor_from_vec(Vec::new(), (0usize, 3usize))).is_empty());
         Ok(())

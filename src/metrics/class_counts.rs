@@ -122,6 +122,15 @@ impl ClassCounts {
             let (found, expected) = (names.len(), self.correct.len());
             return Err(ModelError::msg(format!("{metric}: found {found} class names, expected {expected}")));
         }
+        // The name of an entry: of two with one name, or of one with that of the average, only the last would be seen.
+        let mut sorted: Vec<&String> = names.iter().collect();
+        sorted.sort_unstable();
+        let twice = sorted.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        if let Some(name) = sorted.first().copied().filter(|name| name.is_empty()).or(twice) {
+            return Err(ModelError::msg(format!(
+                "{metric}: found the class name {name:?}, expected names that are not empty and differ"
+            )));
+        }
         self.names = names;
         Ok(())
     }
@@ -312,7 +321,7 @@ macro_rules! class_metric {
             /// Names for the entries of [`Average::PerClass`](crate::metrics::Average::PerClass), one for each class.
             ///
             /// # Errors
-            /// When there are not as many names as classes.
+            /// When there are not as many names as classes, one is empty, or two are the same.
             pub fn class_names<S: Into<String>>(
                 mut self,
                 names: impl IntoIterator<Item = S>,

@@ -78,6 +78,12 @@ pub(crate) fn class_index(
     })
 }
 
+/// Whether this is no probability but a logit, say. One that has been rounded, as the mean of several can be, is one; NaN is for
+/// the metric to judge.
+pub(crate) fn is_outside_unit(p: f32) -> bool {
+    !p.is_nan() && !(-1e-4..=1.0 + 1e-4).contains(&p)
+}
+
 /// Whether the label of a two-class problem is the positive class: 0 or 1, nothing else.
 pub(crate) fn is_positive(metric: &str, label: usize, example: usize) -> ModelResult<bool> {
     class_index(metric, "label", label, example, 2).map(|label| label == 1)

@@ -4,10 +4,12 @@ use dfdx::shapes::Shape;
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::accuracy::last_axis;
-use crate::metrics::examples::{as_many_of_each, can_be_summed, class_index, is_positive, one_row_each, step_weights};
+use crate::metrics::examples::{
+    as_many_of_each, can_be_summed, class_index, is_outside_unit, is_positive, one_row_each, step_weights,
+};
 use crate::metrics::{Mean, Metric};
 use crate::nn::{Tensor, read};
-use crate::{Device, ModelResult};
+use crate::{Device, ModelError, ModelResult};
 
 const NAME: &str = "log loss";
 
@@ -62,7 +64,7 @@ impl LogLoss {
     /// From probabilities `(examples, classes)`, row by row, and a label per example.
     ///
     /// # Errors
-    /// When the numbers do not fit, or a label is no class.
+    /// When the numbers do not fit, a label is no class, or a value is no probability.
     pub fn from_probabilities(probabilities: &[f32], labels: &[usize], classes: usize) -> ModelResult<Self> {
         Self::weighted(probabilities, labels, &vec![1.0; labels.len()], classes)
     }
@@ -71,17 +73,23 @@ impl LogLoss {
     /// have any label.
     ///
     /// # Errors
-    /// When the numbers do not fit, a label is no class, or a weight is negative or not finite.
+    /// When the numbers do not fit, a label is no class, a value is no probability, or a weight is negative or not finite.
     pub fn weighted(probabilities: &[f32], labels: &[usize], weights: &[f64], classes: usize) -> ModelResult<Self> {
-        from_rows(probabilities, labels, weights, classes, |row, label| {
+        let loss = from_rows(probabilities, labels, weights, classes, |row, label| {
             surprise(row.get(label).copied().map_or(f64::NAN, f64::from))
-        })
+        })?;
+        for (at, (row, _)) in
+            probabilities.chunks(classes).zip(weights).enumerate().filter(|(_, (_, weight))| **weight > 0.0)
+        {
+            row.iter().try_for_each(|p| is_probability(*p, at))?;
+        }
+        Ok(loss)
     }
 
     /// For two classes, from the probability of class 1 and a label, 0 or 1, per example.
     ///
     /// # Errors
-    /// When the numbers differ, or a label is neither 0 nor 1.
+    /// When the numbers differ, a label is neither 0 nor 1, or a value is no probability.
     pub fn binary(probabilities: &[f32], labels: &[usize]) -> ModelResult<Self> {
         Self::binary_weighted(probabilities, labels, &vec![1.0; labels.len()])
     }
@@ -99,6 +107,7 @@ impl LogLoss {
         let mut losses = Vec::with_capacity(labels.len());
         for (at, ((&p, &label), &weight)) in probabilities.iter().zip(labels).zip(weights).enumerate() {
             if weight > 0.0 {
+                is_probability(p, at)?;
                 let p = f64::from(p);
                 losses.push((surprise(if is_positive(NAME, label, at)? { p } else { 1.0 - p }), weight));
             }
@@ -124,6 +133,16 @@ impl Metric for LogLoss {
 fn surprise(p: f64) -> f64 {
     let least = f64::from(f32::EPSILON);
     -p.clamp(least, 1.0 - least).ln()
+}
+
+/// Refuses what is no probability, such as a logit; NaN is one that is not known.
+fn is_probability(p: f32, example: usize) -> ModelResult<()> {
+    if is_outside_unit(p) {
+        return Err(ModelError::msg(format!(
+            "{NAME}: found {p} for example {example}, expected a probability from 0 to 1, which a logit is not"
+        )));
+    }
+    Ok(())
 }
 
 fn from_rows(
@@ -168,6 +187,12 @@ mod tests {
         assert!(LogLoss::from_probabilities(&[0.5, 0.5, 0.0], &[1], 2).is_err());
         assert!(LogLoss::from_probabilities(&[], &[], 0).is_err());
         assert!(LogLoss::binary(&[0.5], &[2]).is_err());
+        // Logits in the place of probabilities.
+        assert!(LogLoss::binary(&[2.5, -3.0], &[1, 0]).is_err());
+        assert!(LogLoss::binary(&[2.5], &[0]).is_err() && LogLoss::binary(&[f32::INFINITY], &[1]).is_err());
+        assert!(LogLoss::from_probabilities(&[0.5, -3.0], &[0], 2).is_err());
+        assert!(LogLoss::from_probabilities(&[1.000_001, 0.0], &[0], 2).is_ok());
+        assert!(LogLoss::weighted(&[9.0, 9.0], &[0], &[0.0], 2).is_ok());
         assert!(LogLoss::binary(&[0.5], &[]).is_err());
         assert!(LogLoss::weighted(&[0.5, 0.5], &[9], &[0.0], 2).unwrap().value().is_nan());
     }

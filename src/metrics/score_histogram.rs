@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::examples::{as_many_of_each, can_be_summed, is_positive};
+use crate::metrics::examples::{as_many_of_each, can_be_summed, is_outside_unit, is_positive};
 use crate::{ModelError, ModelResult};
 
 /// Weights of the examples whose scores fall in each of equal bins over `[0, 1]`, for positives and negatives.
@@ -41,7 +41,7 @@ impl ScoreHistogram {
         let mut counts = Self { positives: vec![0.0; bins], negatives: vec![0.0; bins], mixed: false };
         for (at, ((&score, &label), &weight)) in scores.iter().zip(labels).zip(weights).enumerate() {
             if weight > 0.0 {
-                if !(0.0..=1.0).contains(&score) {
+                if score.is_nan() || is_outside_unit(score) {
                     return Err(ModelError::msg(format!(
                         "{metric}: found score {score} for example {at}, expected a probability from 0 to 1"
                     )));
@@ -100,6 +100,9 @@ mod tests {
             assert!(ScoreHistogram::new("auc", &[score], &[0], &[1.0], 4).is_err());
             assert!(ScoreHistogram::new("auc", &[score], &[0], &[0.0], 4).is_ok());
         }
+        // A mean of probabilities, rounded.
+        let rounded = ScoreHistogram::new("auc", &[1.000_000_1, -1e-8], &[1, 0], &[1.0, 1.0], 4).unwrap();
+        assert_eq!((rounded.positives[3], rounded.negatives[0]), (1.0, 1.0));
         assert!(ScoreHistogram::new("auc", &[0.5], &[2], &[1.0], 4).is_err());
         assert!(ScoreHistogram::new("auc", &[], &[], &[], 0).is_err());
         assert!(ScoreHistogram::new("auc", &[], &[], &[], usize::MAX).is_err());

@@ -153,14 +153,17 @@ impl VocabularyBuilder {
             let message = format!("the unknown token {unknown:?} and {buckets} buckets exclude each other");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        if list.len().saturating_add(4).saturating_add(self.oov_buckets) > LARGEST {
-            let message = format!(
-                "found {} tokens and {} buckets, the most a vocabulary has is {LARGEST} ids",
-                list.len(),
-                self.oov_buckets
-            );
-            return Err(Error::new(ErrorKind::InvalidArgument, message));
-        }
+        // Special tokens that are in the list are counted once: what was numbered is numbered again from its own list.
+        let check = |tokens: usize| {
+            if tokens.saturating_add(self.oov_buckets) <= LARGEST {
+                return Ok(());
+            }
+            let buckets = self.oov_buckets;
+            let message =
+                format!("found {tokens} tokens and {buckets} buckets, the most a vocabulary has is {LARGEST} ids");
+            Err(Error::new(ErrorKind::InvalidArgument, message))
+        };
+        check(list.len())?;
         let mut places: HashMap<Arc<str>, usize> = HashMap::with_capacity(list.len() + 4);
         let mut listed: Vec<Arc<str>> = Vec::with_capacity(list.len());
         for (place, token) in list.into_iter().enumerate() {
@@ -179,6 +182,7 @@ impl VocabularyBuilder {
             }
         }
         tokens.append(&mut listed);
+        check(tokens.len())?;
         let ids: HashMap<Arc<str>, i64> =
             tokens.iter().enumerate().map(|(id, token)| (Arc::clone(token), id as i64)).collect();
         let id = |token: &Option<String>| token.as_ref().and_then(|token| ids.get(token.as_str()).copied());
