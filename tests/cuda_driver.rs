@@ -550,6 +550,35 @@ fn tied_output_layers() {
     assert_same(tied_logits::<Cpu>(), tied_logits::<Cuda>());
 }
 
+/// Sums of all values, of rows and over the middle axis, each with its gradient.
+fn sums<D: Device>((outer, length, inner): (usize, usize, usize)) -> Vec<Vec<f32>> {
+    let device = open::<D>();
+    let values = numbers(3, outer * length * inner).iter().map(|x| x + 0.5).collect::<Vec<_>>();
+    let x: Tensor<(usize, usize, usize), D> = device.tensor_from_vec(values, (outer, length, inner));
+    let mut all = Vec::new();
+    let mut keep = |y: Tensor<(usize,), D, _>| {
+        all.push(y.as_vec());
+        all.push(weighted_sum(&device, y).backward().get(&x).as_vec());
+    };
+    keep(flat(D::middle_sums(x.leaky_trace()).unwrap()));
+    keep(D::row_sums(x.leaky_trace().try_reshape_like(&(outer * length, inner)).unwrap()).unwrap());
+    let all_values = x.leaky_trace().try_reshape_like(&(outer * length * inner,)).unwrap();
+    keep(D::sum(all_values).unwrap().try_reshape_like(&(1,)).unwrap());
+    all
+}
+
+#[test]
+fn sums_of_all_of_rows_and_over_the_middle() {
+    let Some(mut log) = double("sums_of_all_of_rows_and_over_the_middle") else { return };
+    // More values than one block adds up, in parts of which the last is shorter.
+    for shape in [(3, 5, 7), (5, 30, 700), (1, 1, 1)] {
+        log.counts();
+        assert_same(sums::<Cpu>(shape), sums::<Cuda>(shape));
+        // dfdx's own would add up its blocks in any order.
+        assert!(!log.counts().keys().any(|what| what.contains("sum_to")), "{shape:?}");
+    }
+}
+
 /// Three tensors joined along the channels, one of them twice, with all gradients.
 fn joined<D: Device>(channels: [usize; 3]) -> Vec<Vec<f32>> {
     let device = open::<D>();

@@ -266,12 +266,20 @@ pub trait Backend:
         Ok(x.try_sum()?)
     }
 
-    /// The sum of each row's values.
+    /// The sum of each row's values, in the same order every time.
     fn row_sums<T: Tape<f32, Self>>(x: Rows<Self, T>) -> ModelResult<Tensor<(usize,), Self, T>>
     where
         Self: Device,
     {
         Ok(x.try_sum::<(usize,), Axis<1>>()?)
+    }
+
+    /// The sums over the middle axis, in the same order every time.
+    fn middle_sums<T: Tape<f32, Self>>(x: Sequences<Self, T>) -> ModelResult<Rows<Self, T>>
+    where
+        Self: Device,
+    {
+        Ok(x.try_sum::<(usize, usize), Axis<1>>()?)
     }
 
     /// The rows of a table `(entries, size)`; that of the padding receives no gradient. Ids have been checked.

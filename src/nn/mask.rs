@@ -2,7 +2,7 @@
 
 use dfdx::shapes::{Axis, Dim, HasShape};
 use dfdx::tensor::Tape;
-use dfdx::tensor_ops::{BroadcastTo, MaxTo, SumTo, TryAdd, TryMul};
+use dfdx::tensor_ops::{BroadcastTo, MaxTo, ReshapeTo, TryAdd, TryMul};
 
 use crate::nn::Tensor;
 use crate::{Device, ModelError, ModelResult};
@@ -75,7 +75,9 @@ pub fn mean_over_time<B: Dim, L: Dim, E: Dim, D: Device, T: Tape<f32, D>>(
     for (row, end) in factors.chunks_exact_mut(length.size().max(1)).zip(lengths) {
         row.iter_mut().for_each(|factor| *factor /= (*end).max(1) as f32);
     }
-    Ok(scaled(x, factors)?.try_sum::<(B, E), Axis<1>>()?)
+    let (batch, length, size) = *x.shape();
+    let x = scaled(x, factors)?.try_reshape_like(&(batch.size(), length.size(), size.size()))?;
+    Ok(D::middle_sums(x)?.try_reshape_like(&(batch, size))?)
 }
 
 /// The largest value over the steps of each sequence, `(batch, length, values)` to `(batch, values)`: what a text CNN does

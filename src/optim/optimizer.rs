@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dfdx::tensor_ops::{SumTo, TryStack};
+use dfdx::tensor_ops::TryStack;
 
 use crate::nn::variables::{self, Named, Shared, View};
 use crate::nn::{Gradients, Network, Parameter, Part, PartMut, Tensor, Visitor, VisitorMut};
@@ -221,7 +221,7 @@ impl<D: Device> Optimizer<D> {
         if squares.is_empty() {
             return Ok(());
         }
-        let norm = squares.try_stack()?.try_sum::<(), _>()?.try_sqrt()?;
+        let norm = D::sum(squares.try_stack()?)?.try_sqrt()?;
         if let Some(limit) = clip_norm.filter(|limit| limit.is_finite()) {
             let factor = gradient::clip_factor(&norm, limit)?;
             net.visit(&mut Visitor::new(&mut |name, part| match part {

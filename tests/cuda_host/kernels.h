@@ -3,6 +3,7 @@
 #include "../../src/nn/cuda/common.cuh"
 
 #include "../../src/nn/cuda/activation.cu"
+#include "../../src/nn/cuda/sum.cu"
 #include "../../src/nn/cuda/dropout.cu"
 #include "../../src/nn/cuda/convolution.cu"
 #include "../../src/nn/cuda/pool.cu"

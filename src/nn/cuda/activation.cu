@@ -126,25 +126,3 @@ KERNEL(column_sums, float *sums, const float *x, u32 rows, u32 columns, u32 rows
   }
   write_column_sums(sums, values, columns, accumulate);
 }
-
-// sums[row] += the sum of x's row, a block for each.
-KERNEL(row_sums, float *sums, const float *x, u32 columns) {
-  SHARED float values[MAX_THREADS];
-  PHASE {
-    float sum = 0.0f;
-    for (u32 i = threadIdx.x; i < columns; i += blockDim.x) sum += x[(u64)blockIdx.x * columns + i];
-    values[threadIdx.x] = sum;
-  }
-  block_sum(values);
-  PHASE {
-    if (threadIdx.x == 0) sums[blockIdx.x] += values[0];
-  }
-}
-
-// dx += dy, one value for all.
-KERNEL(sum_backward, float *dx, const float *dy, u64 count) {
-  PHASE {
-    const u64 i = element();
-    if (i < count) dx[i] += dy[0];
-  }
-}

@@ -5,7 +5,7 @@ use dfdx::tensor::{Cuda, Tape};
 
 use super::{
     attention, batch_norm, concatenate, convolution, crf, ctc, elementwise, embedding, linear, loss, normalization,
-    pool, recurrent,
+    pool, recurrent, sum,
 };
 use crate::ModelResult;
 use crate::nn::backend::{
@@ -79,7 +79,15 @@ impl Backend for Cuda {
     }
 
     fn sum<T: Tape<f32, Self>>(x: Tensor<(usize,), Self, T>) -> ModelResult<Tensor<(), Self, T>> {
-        elementwise::sum(x)
+        sum::sum(x)
+    }
+
+    fn row_sums<T: Tape<f32, Self>>(x: Rows<Self, T>) -> ModelResult<Tensor<(usize,), Self, T>> {
+        sum::row_sums(x)
+    }
+
+    fn middle_sums<T: Tape<f32, Self>>(x: Sequences<Self, T>) -> ModelResult<Rows<Self, T>> {
+        sum::middle_sums(x)
     }
 
     fn embedding<T: Tape<f32, Self>>(

@@ -405,8 +405,9 @@ fn backward(
             }
         }
         if let Some(bias) = gradients.bias {
+            let arguments = (bias, sums_of_bias, across, u64::from(shape.channels) * u64::from(across));
             // SAFETY: the sums are of (channels, across), bias of the channels.
-            unsafe { context.launch("row_sums", (shape.channels, 1), THREADS, (bias, sums_of_bias, across)) }?;
+            unsafe { context.launch("row_sums", (shape.channels, 1), THREADS, arguments) }?;
         }
         shape.im2col(context, columns, x.pointer(), first, images)?;
         let (m, n, k) = shape.sizes(images);

@@ -4,7 +4,7 @@ use dfdx::shapes::{HasShape, Shape};
 use dfdx::tensor::{Cuda, SplitTape, Tape};
 use dfdx::tensor_ops::ReshapeTo;
 
-use super::context::{Context, blocks, size};
+use super::context::{Context, blocks};
 use super::pointer::{Output, Values};
 use super::record::{flat, record};
 use crate::ModelResult;
@@ -77,22 +77,5 @@ pub(super) fn dropout<S: Shape, T: Tape<f32, Cuda>>(
         let arguments = (inputs[0], dy, key, threshold, scale, 1u32, count as u64);
         // SAFETY: the gradients of x and y, two tensors of `count` values.
         unsafe { context.launch("dropout", grid, THREADS, arguments) }
-    })
-}
-
-/// See [`Backend::sum`](crate::nn::backend::Backend::sum): dfdx's own sum adds up its blocks in any order.
-pub(super) fn sum<T: Tape<f32, Cuda>>(x: Tensor<(usize,), Cuda, T>) -> ModelResult<Tensor<(), Cuda, T>> {
-    let count = x.shape().0;
-    let columns = size(count)?;
-    let (x, tape) = x.try_contiguous()?.split_tape();
-    let context = Context::of(&x)?;
-    let values = Values::of(&context, &x)?;
-    let y = Output::new(&context, x.device(), 1)?;
-    // SAFETY: x is a row of `count` values; y is one value, new and zero.
-    unsafe { context.launch("row_sums", (1, 1), THREADS, (y.pointer(), values.pointer(), columns)) }?;
-    record(tape, &[&x], y.finish()?, (), move |inputs, dy| {
-        let grid = (blocks(count, THREADS), 1);
-        // SAFETY: the gradients of x, of `count` values, and of y, of one.
-        unsafe { context.launch("sum_backward", grid, THREADS, (inputs[0], dy, count as u64)) }
     })
 }

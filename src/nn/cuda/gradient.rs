@@ -43,7 +43,7 @@ pub(super) fn square_sum(
     // SAFETY: the gradient is of `len` values, the sums are one for each block.
     unsafe { context.launch("square_sums", (count, 1), THREADS, arguments) }?;
     // SAFETY: the sums have just been written; the total is one value, new and zero.
-    unsafe { context.launch("row_sums", (1, 1), THREADS, (total.pointer(), pointer, count)) }?;
+    unsafe { context.launch("row_sums", (1, 1), THREADS, (total.pointer(), pointer, count, u64::from(count))) }?;
     Ok(total.finish()?.try_reshape_like(&())?)
 }
 

@@ -27,6 +27,7 @@ mod pointer;
 mod pool;
 mod record;
 mod recurrent;
+mod sum;
 mod update;
 mod upload;
 

@@ -12,6 +12,7 @@ use crate::{ModelError, ModelResult};
 const SOURCE: &str = concat!(
     include_str!("common.cuh"),
     include_str!("activation.cu"),
+    include_str!("sum.cu"),
     include_str!("dropout.cu"),
     include_str!("convolution.cu"),
     include_str!("pool.cu"),
@@ -28,7 +29,7 @@ const SOURCE: &str = concat!(
 );
 
 /// The kernels that are launched from Rust.
-const KERNELS: [&str; 60] = [
+const KERNELS: [&str; 62] = [
     "probe",
     "activation",
     "activation_backward",
@@ -36,7 +37,9 @@ const KERNELS: [&str; 60] = [
     "bias_activation_backward",
     "column_sums",
     "row_sums",
-    "sum_backward",
+    "row_sums_backward",
+    "middle_sums",
+    "middle_sums_backward",
     "dropout",
     "im2col",
     "col2im",
