@@ -427,7 +427,7 @@ impl Loss {
     /// let extra = device.tensor_from_vec(vec![0.0, 8.0], (2,)).try_broadcast_like::<_, Axis<0>>(targets.shape())?;
     /// let weights = targets.clone().try_mul(extra)?.try_add(1.0)?;
     /// let losses = Loss::BinaryCrossEntropy { positive_weight: 1.0 }.per_value(logits, targets)?;
-    /// let loss = losses.try_mul(weights)?.try_mean::<(), _>()?;
+    /// let loss = elistimator::nn::mean(losses.try_mul(weights)?)?;
     /// # drop(loss);
     /// # Ok(())
     /// # }

@@ -33,6 +33,7 @@ mod random;
 mod recurrent;
 #[doc(hidden)]
 pub mod reference;
+mod sum;
 mod top_k;
 mod transformer;
 pub(crate) mod variables;
@@ -69,6 +70,7 @@ pub use random::RandomStream;
 pub use recurrent::{
     BiGru, BiLstm, Gru, GruBuilder, Lstm, LstmBuilder, RecurrentOutput, RecurrentState, RecurrentWeights,
 };
+pub use sum::{mean, sum};
 pub use top_k::top_k;
 pub use transformer::{NormPosition, TransformerBlock, TransformerBlockBuilder};
 #[doc(hidden)]
