@@ -434,7 +434,8 @@ impl<M: ModelFn<D>, D: Device> Elistimator<M, D> {
         &self.net
     }
 
-    /// The network, to change.
+    /// The network, to change. Whether weights are changed is not noticed here: `validate` again before you save, or the checkpoint
+    /// has the metrics of the weights before. [`set_variable`](Self::set_variable) notices, and leaves them out.
     pub fn net_mut(&mut self) -> &mut M::Net {
         &mut self.net
     }
